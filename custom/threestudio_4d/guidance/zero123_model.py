@@ -1,0 +1,318 @@
+"""The networks of a Zero123 prior, published or built in: one class, one code path.
+
+Zero-1-to-3 (Liu et al., ICCV 2023) denoises a view of an object given one picture of it and the change of camera. The
+picture enters twice: its latent is concatenated to the noisy latent, and its image embedding, mixed with the camera
+change by one linear layer, is the context of the cross-attention.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import CLIPVisionModelWithProjection
+
+from ..errors import UserError
+from .zero123_codec import PixelUnshuffleCodec, decode_latents, downscale, encode_images, scaling_factor
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+@dataclass
+class Zero123Condition:
+    """What the prior knows of N pictures.
+
+    Attributes:
+        embeddings: image embeddings, [N, K, D]; K = 1 for the published models.
+        latents: unscaled latents of the pictures, [N, C, h, w].
+    """
+
+    embeddings: Tensor
+    latents: Tensor
+
+    def __getitem__(self, index: Tensor | slice) -> Zero123Condition:
+        return Zero123Condition(self.embeddings[index], self.latents[index])
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+
+def camera_vector(
+    elevation: Tensor,
+    azimuth: Tensor,
+    distance: Tensor,
+    cond_elevation: float | Tensor,
+    cond_azimuth: float | Tensor,
+    cond_distance: float | Tensor,
+) -> Tensor:
+    """Change of camera from the picture to the view asked for, as Zero123 takes it.
+
+    Angles in degrees, [B]. Returns [B, 4]: change of polar angle in radians (polar = 90 deg - elevation), sine and
+    cosine of the change of azimuth, change of distance.
+    """
+    azimuth_change = torch.deg2rad(azimuth - cond_azimuth)
+    return torch.stack(
+        [
+            torch.deg2rad(cond_elevation - elevation),
+            torch.sin(azimuth_change),
+            torch.cos(azimuth_change),
+            distance - cond_distance,
+        ],
+        dim=-1,
+    )
+
+
+class Zero123Model(nn.Module):
+    """UNet, image codec, image encoder and camera projection of a Zero123 prior.
+
+    Args:
+        unet: ``in_channels`` is the channels of the noisy latent plus those of the picture's latent. A ``projection``
+            class embedding, if it has one, receives the camera vector.
+        vae: image codec.
+        image_encoder: CLIP image encoder.
+        camera_projection: linear layer from [embedding | camera vector] to the cross-attention width.
+        scheduler: defines the noise schedule and what the network predicts.
+        condition_tokens: ``pooled`` is the CLIP image embedding (published models, one token), ``all`` every token of
+            the image encoder.
+    """
+
+    def __init__(
+        self,
+        unet: UNet2DConditionModel,
+        vae: AutoencoderKL | PixelUnshuffleCodec,
+        image_encoder: CLIPVisionModelWithProjection,
+        camera_projection: nn.Linear,
+        scheduler: DDIMScheduler,
+        condition_tokens: Literal["pooled", "all"] = "pooled",
+    ) -> None:
+        super().__init__()
+        if condition_tokens not in ("pooled", "all"):
+            raise UserError(f"condition_tokens must be 'pooled' or 'all', got {condition_tokens!r}")
+        self.unet = unet
+        self.vae = vae
+        self.image_encoder = image_encoder
+        self.camera_projection = camera_projection
+        self.scheduler = scheduler
+        self.condition_tokens = condition_tokens
+        self.register_buffer("alphas_cumprod", scheduler.alphas_cumprod.clone().float(), persistent=False)
+        self.register_buffer("clip_mean", torch.tensor(CLIP_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("clip_std", torch.tensor(CLIP_STD).view(1, 3, 1, 1), persistent=False)
+
+    @property
+    def prediction_type(self) -> str:
+        """``epsilon`` (published models) or ``v_prediction``."""
+        return self.scheduler.config.prediction_type
+
+    @property
+    def num_train_timesteps(self) -> int:
+        return self.scheduler.config.num_train_timesteps
+
+    @property
+    def image_size(self) -> int:
+        """Side in pixels of the pictures and views that the prior works with."""
+        return self.unet.config.sample_size * downscale(self.vae)
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(C, h, w) of a latent."""
+        size = self.unet.config.sample_size
+        return self.unet.config.out_channels, size, size
+
+    def resize(self, images: Tensor) -> Tensor:
+        """Resize [B, 3, H, W] to the size that the prior works at."""
+        if images.shape[-2:] == (self.image_size, self.image_size):
+            return images
+        return F.interpolate(images, (self.image_size, self.image_size), mode="bilinear", align_corners=False)
+
+    def embed_images(self, images: Tensor) -> Tensor:
+        """Image embeddings, not normalised: [N, 3, H, W] in [0, 1] -> [N, K, D].
+
+        Published models see the picture resized bicubically with aligned corners and no antialiasing.
+        """
+        size = self.image_encoder.config.image_size
+        if images.shape[-2:] != (size, size):
+            images = F.interpolate(images, (size, size), mode="bicubic", align_corners=True)
+        pixels = ((images - self.clip_mean) / self.clip_std).to(self.image_encoder.dtype)
+        output = self.image_encoder(pixels)
+        if self.condition_tokens == "pooled":
+            return output.image_embeds[:, None]
+        hidden = self.image_encoder.vision_model.post_layernorm(output.last_hidden_state)
+        return self.image_encoder.visual_projection(hidden)
+
+    def encode_condition(self, images: Tensor) -> Zero123Condition:
+        """Encode pictures [N, 3, H, W] in [0, 1] on white. The latent is the posterior mean and is not scaled."""
+        return Zero123Condition(self.embed_images(images), encode_images(self.vae, self.resize(images), sample=False))
+
+    def encode(self, images: Tensor, sample: bool = True) -> Tensor:
+        """Images [B, 3, S, S] in [0, 1] at ``image_size`` -> scaled latents [B, C, h, w]."""
+        return encode_images(self.vae, images, sample) * scaling_factor(self.vae)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Scaled latents [B, C, h, w] -> images [B, 3, S, S] in [0, 1]."""
+        return decode_latents(self.vae, latents / scaling_factor(self.vae))
+
+    def context(self, condition: Zero123Condition, camera: Tensor) -> Tensor:
+        """Cross-attention context [B, K, D'] of embeddings [B, K, D] and camera vectors [B, 4]."""
+        embeddings = condition.embeddings
+        camera = camera[:, None].expand(-1, embeddings.shape[1], -1).to(embeddings.dtype)
+        tokens = torch.cat([embeddings, camera], dim=-1)
+        return self.camera_projection(tokens.to(self.camera_projection.weight.dtype))
+
+    def denoise(self, noisy: Tensor, t: Tensor, context: Tensor, latents: Tensor, camera: Tensor) -> Tensor:
+        """Raw network output [B, C, h, w] for noisy latents, timesteps [B], context, picture latents and camera."""
+        labels = camera.to(self.unet.dtype) if self.unet.config.class_embed_type == "projection" else None
+        sample = torch.cat([noisy, latents.to(noisy.dtype)], dim=1).to(self.unet.dtype)
+        return self.unet(sample, t, context.to(self.unet.dtype), class_labels=labels, return_dict=False)[0].float()
+
+    def denoise_guided(
+        self, noisy: Tensor, t: Tensor, condition: Zero123Condition, camera: Tensor, guidance_scale: float
+    ) -> Tensor:
+        """Network output with classifier-free guidance: u + s (c - u).
+
+        Unconditional means a zero context *after* the projection, a zero picture latent and a zero camera. A scale of 1
+        needs no unconditional pass.
+        """
+        context = self.context(condition, camera)
+        if guidance_scale == 1:
+            return self.denoise(noisy, t, context, condition.latents, camera)
+        unconditional, conditional = self.denoise(
+            torch.cat([noisy, noisy]),
+            torch.cat([t, t]),
+            torch.cat([torch.zeros_like(context), context]),
+            torch.cat([torch.zeros_like(condition.latents), condition.latents]),
+            torch.cat([torch.zeros_like(camera), camera]),
+        ).chunk(2)
+        return unconditional + guidance_scale * (conditional - unconditional)
+
+    def to_epsilon_and_x0(self, output: Tensor, noisy: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Noise and clean latent that a network output stands for; both [B, C, h, w]."""
+        alpha = self.alphas_cumprod[t].sqrt().view(-1, 1, 1, 1)
+        sigma = (1 - self.alphas_cumprod[t]).sqrt().view(-1, 1, 1, 1)
+        if self.prediction_type == "v_prediction":
+            return alpha * output + sigma * noisy, alpha * noisy - sigma * output
+        return output, (noisy - sigma * output) / alpha
+
+    def predict(
+        self, noisy: Tensor, t: Tensor, condition: Zero123Condition, camera: Tensor, guidance_scale: float = 1.0
+    ) -> tuple[Tensor, Tensor]:
+        """Predicted noise and clean latent, [B, C, h, w] each, in single precision."""
+        output = self.denoise_guided(noisy, t, condition, camera, guidance_scale)
+        return self.to_epsilon_and_x0(output, noisy, t)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        condition: Zero123Condition,
+        camera: Tensor,
+        steps: int = 40,
+        guidance_scale: float = 2.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Sample views by DDIM: camera vectors [B, 4] -> images [B, 3, S, S] in [0, 1]."""
+        scheduler = DDIMScheduler.from_config(self.scheduler.config, timestep_spacing="trailing")
+        scheduler.set_timesteps(steps, device=camera.device)
+        shape = (len(camera), *self.latent_shape)
+        device = generator.device if generator is not None else camera.device
+        latents = torch.randn(shape, generator=generator, device=device).to(camera.device)
+        for t in scheduler.timesteps:
+            output = self.denoise_guided(latents, t.expand(len(camera)), condition, camera, guidance_scale)
+            latents = scheduler.step(output, t, latents, return_dict=False)[0]
+        return self.decode(latents)
+
+    @classmethod
+    def load(
+        cls, folder: str | Path, dtype: torch.dtype | None = None, device: torch.device | str | None = None
+    ) -> Zero123Model:
+        """Load from a folder in diffusers layout. Nothing is left at random: missing or unknown weights are an error.
+
+        Args:
+            folder: holds ``unet``, ``vae``, ``image_encoder``, ``clip_camera_projection`` and ``scheduler``.
+            dtype: precision of all networks; single precision if None.
+
+        Raises:
+            UserError: a part is missing or does not fit.
+        """
+        folder = Path(folder)
+        for part in ("unet", "vae", "image_encoder", "clip_camera_projection", "scheduler"):
+            if not (folder / part).is_dir():
+                raise UserError(f"{folder} is not a Zero123 prior in diffusers layout: it has no folder '{part}'")
+        dtype = dtype or torch.float32
+        index_path = folder / "model_index.json"
+        index = json.loads(index_path.read_text()) if index_path.exists() else {}
+        model = cls(
+            unet=_load_strict(UNet2DConditionModel, folder / "unet", dtype),
+            vae=_load_codec(folder / "vae", dtype),
+            image_encoder=_load_strict(CLIPVisionModelWithProjection, folder / "image_encoder", dtype),
+            camera_projection=_load_camera_projection(folder / "clip_camera_projection", dtype),
+            scheduler=DDIMScheduler.from_pretrained(folder / "scheduler"),
+            condition_tokens=index.get("condition_tokens", "pooled"),
+        )
+        return model.to(device) if device is not None else model
+
+    def save(self, folder: str | Path, dtype: torch.dtype = torch.float16, max_shard_size: str = "15MB") -> None:
+        """Write the folder that ``load`` reads: safetensors shards of at most ``max_shard_size`` in ``dtype``."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        model = copy.deepcopy(self).to(dtype)
+        model.unet.save_pretrained(folder / "unet", max_shard_size=max_shard_size)
+        model.image_encoder.save_pretrained(folder / "image_encoder", max_shard_size=max_shard_size)
+        if isinstance(model.vae, PixelUnshuffleCodec):
+            model.vae.save_config(folder / "vae")
+        else:
+            model.vae.save_pretrained(folder / "vae", max_shard_size=max_shard_size)
+        projection_folder = folder / "clip_camera_projection"
+        projection_folder.mkdir(exist_ok=True)
+        projection = model.camera_projection
+        state = {f"proj.{name}": value.contiguous() for name, value in projection.state_dict().items()}
+        save_file(state, projection_folder / "diffusion_pytorch_model.safetensors")
+        shape = {"in_features": projection.in_features, "out_features": projection.out_features}
+        (projection_folder / "config.json").write_text(json.dumps(shape, indent=2) + "\n")
+        model.scheduler.save_pretrained(folder / "scheduler")
+        index = {"_class_name": "Zero123Model", "condition_tokens": model.condition_tokens}
+        (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+
+
+def _load_strict(model_class: type, folder: Path, dtype: torch.dtype) -> nn.Module:
+    model, info = model_class.from_pretrained(
+        folder, torch_dtype=dtype, low_cpu_mem_usage=False, local_files_only=True, output_loading_info=True
+    )
+    wrong = {
+        kind: sorted(info.get(kind, []), key=str) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")
+    }
+    wrong["unexpected_keys"] = [key for key in wrong["unexpected_keys"] if not str(key).endswith("position_ids")]
+    problems = [f"{len(keys)} {kind.replace('_', ' ')} (such as {keys[0]})" for kind, keys in wrong.items() if keys]
+    if problems:
+        raise UserError(f"The weights in {folder} do not fit {model_class.__name__}: {', '.join(problems)}")
+    return model
+
+
+def _load_codec(folder: Path, dtype: torch.dtype) -> AutoencoderKL | PixelUnshuffleCodec:
+    config = json.loads((folder / "config.json").read_text())
+    if config.get("_class_name") == PixelUnshuffleCodec.__name__:
+        return PixelUnshuffleCodec.from_config(config)
+    return _load_strict(AutoencoderKL, folder, dtype)
+
+
+def _load_camera_projection(folder: Path, dtype: torch.dtype) -> nn.Linear:
+    safetensors_path = folder / "diffusion_pytorch_model.safetensors"
+    pickle_path = folder / "diffusion_pytorch_model.bin"
+    if safetensors_path.exists():
+        state = load_file(safetensors_path)
+    elif pickle_path.exists():
+        state = torch.load(pickle_path, map_location="cpu", weights_only=True)
+    else:
+        raise UserError(f"{folder} holds neither {safetensors_path.name} nor {pickle_path.name}")
+    if set(state) != {"proj.weight", "proj.bias"}:
+        raise UserError(f"{folder} must hold proj.weight and proj.bias, found {', '.join(sorted(state))}")
+    linear = nn.Linear(state["proj.weight"].shape[1], state["proj.weight"].shape[0])
+    linear.load_state_dict({name.removeprefix("proj."): value for name, value in state.items()})
+    return linear.to(dtype)
