@@ -1,4 +1,4 @@
-"""Installs the host (``threestudio``) and the extension (``threestudio_4d``); ``requirements.txt`` has the tested versions."""
+"""Installs the host (``threestudio``) and the extension (``threestudio_4d``); tested pins: requirements.txt."""
 
 from pathlib import Path
 

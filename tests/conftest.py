@@ -1,4 +1,4 @@
-"""Settings that every test shares: import paths, one thread, no network, the ``gpu`` marker and the optional data folder."""
+"""Settings that every test shares: import paths, one thread, no network, ``gpu`` marker, optional data."""
 
 import os
 import sys
@@ -40,7 +40,7 @@ def repository() -> Path:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Folder of the optional test clips: ``T4D_DATA``, else ``../shared/data``; the test is skipped where it is absent."""
+    """Folder of the optional test clips: ``T4D_DATA``, else ``../shared/data``; without it the test is skipped."""
     folder = Path(os.environ.get("T4D_DATA", REPOSITORY.parent / "shared" / "data"))
     if not folder.is_dir():
         pytest.skip(f"optional data folder {folder} is absent (set T4D_DATA)")
