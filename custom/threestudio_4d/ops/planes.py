@@ -1,0 +1,131 @@
+"""Feature lookup in the six coordinate planes of a space-time grid, behind one function.
+
+A point q = (x, y, z, t) in [-1, 1]^4 is projected on the planes of the six coordinate pairs
+xy, xz, xt, yz, yt, zt. Every projection is a bilinear lookup, and the six feature vectors are multiplied channel by
+channel (K-Planes, arXiv:2301.10241, eq. 1), or mixed as ``(xy + xz + yz) * xt * yt * zt`` in the hybrid form.
+
+Backends: ``torch`` is ``grid_sample`` and the specification, ``numba`` a fused CPU kernel, ``triton`` a fused CUDA
+kernel. The fused kernels read the planes channel-last, save only the coordinates, and recompute in backward.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Backend = Literal["auto", "torch", "numba", "triton"]
+BACKENDS = ("auto", "torch", "numba", "triton")
+
+#: Coordinate pairs in the order of the six planes; the first index of a pair runs along the plane's width.
+PAIRS = ((0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3))
+
+#: Widest feature vector that the Triton kernel holds in registers.
+MAX_TRITON_CHANNELS = 64
+
+
+def interpolate_planes(
+    planes: Sequence[Tensor], coords: Tensor, hybrid: bool = False, backend: Backend = "auto"
+) -> Tensor:
+    """Look up and combine the features of six planes.
+
+    Args:
+        planes: six tensors ``[1, C, R_b, R_a]`` for the pairs (a, b) in ``PAIRS``; planes that share an axis share
+            its resolution.
+        coords: ``[N, 4]`` points (x, y, z, t) in [-1, 1]; -1 and 1 are the centres of the outermost texels
+            (``align_corners=True``), points outside take the border's value.
+        hybrid: ``(xy + xz + yz) * xt * yt * zt`` instead of the product of all six.
+        backend: "torch", "numba", "triton", or "auto" for the fastest that fits the device and dtype.
+
+    Returns:
+        Features ``[N, C]``, differentiable with respect to planes and coords. The numba backend is deterministic for
+        a fixed ``torch.get_num_threads()``; the triton backend adds plane gradients with atomics.
+
+    Raises:
+        ValueError: shapes, dtypes or the backend do not fit; the message names what was given.
+    """
+    resolution = _check(planes, coords)
+    name = select_backend(backend, coords, planes[0].shape[1])
+    if name == "torch":
+        return _interpolate_torch(planes, coords, hybrid)
+    if name == "numba":
+        from .planes_numba import PlaneLookupCPU
+
+        return PlaneLookupCPU.apply(pack_planes(planes), coords, resolution, hybrid)
+    from .planes_triton import PlaneLookupCUDA
+
+    return PlaneLookupCUDA.apply(pack_planes(planes), coords, resolution, hybrid)
+
+
+def select_backend(backend: Backend, coords: Tensor, channels: int) -> str:
+    """The backend that will run: ``backend`` itself after a check, or the fastest that fits when it is "auto"."""
+    if backend not in BACKENDS:
+        raise ValueError(f"unknown plane backend {backend!r}; choose one of {', '.join(BACKENDS)}")
+    single = coords.dtype == torch.float32
+    on_cuda = coords.device.type == "cuda"
+    if backend == "auto":
+        if on_cuda and single and channels <= MAX_TRITON_CHANNELS and _installed("triton"):
+            return "triton"
+        if coords.device.type == "cpu" and single and _installed("numba"):
+            return "numba"
+        return "torch"
+    if backend != "torch" and not single:
+        raise ValueError(f"plane backend {backend!r} works in float32, coords are {coords.dtype}")
+    if backend == "numba" and coords.device.type != "cpu":
+        raise ValueError(f"plane backend 'numba' works on the CPU, coords are on {coords.device}")
+    if backend == "triton" and channels > MAX_TRITON_CHANNELS:
+        raise ValueError(f"plane backend 'triton' holds at most {MAX_TRITON_CHANNELS} channels, planes have {channels}")
+    if backend != "torch" and not _installed(backend):
+        raise ValueError(f"plane backend {backend!r} needs the package {backend}, which is not installed")
+    return backend
+
+
+def pack_planes(planes: Sequence[Tensor]) -> Tensor:
+    """Copy six ``[1, C, R_b, R_a]`` planes into one flat channel-last buffer ``[sum(R_b * R_a), C]``."""
+    return torch.cat([plane[0].permute(1, 2, 0).reshape(-1, plane.shape[1]) for plane in planes])
+
+
+def _interpolate_torch(planes: Sequence[Tensor], coords: Tensor, hybrid: bool) -> Tensor:
+    looked_up = []
+    for plane, (a, b) in zip(planes, PAIRS, strict=True):
+        grid = torch.stack((coords[:, a], coords[:, b]), dim=-1)[None, None]  # [1, 1, N, 2]
+        values = F.grid_sample(plane, grid, mode="bilinear", padding_mode="border", align_corners=True)
+        looked_up.append(values[0, :, 0].transpose(0, 1))  # [N, C]
+    xy, xz, xt, yz, yt, zt = looked_up
+    if hybrid:
+        return (xy + xz + yz) * xt * yt * zt
+    return xy * xz * xt * yz * yt * zt
+
+
+def _check(planes: Sequence[Tensor], coords: Tensor) -> tuple[int, int, int, int]:
+    if len(planes) != 6:
+        raise ValueError(f"expected 6 planes (xy, xz, xt, yz, yt, zt), got {len(planes)}")
+    if coords.ndim != 2 or coords.shape[1] != 4:
+        raise ValueError(f"coords must be [N, 4] for (x, y, z, t), got {list(coords.shape)}")
+    resolution: dict[int, int] = {}
+    channels = planes[0].shape[1] if planes[0].ndim == 4 else -1
+    for index, (plane, (a, b)) in enumerate(zip(planes, PAIRS, strict=True)):
+        if plane.ndim != 4 or plane.shape[0] != 1 or 0 in plane.shape:
+            raise ValueError(f"plane {index} must be [1, C, R_b, R_a] with no empty axis, got {list(plane.shape)}")
+        if plane.shape[1] != channels:
+            raise ValueError(f"plane {index} has {plane.shape[1]} channels, plane 0 has {channels}")
+        if plane.dtype != coords.dtype or plane.device != coords.device:
+            raise ValueError(
+                f"plane {index} is {plane.dtype} on {plane.device}, coords are {coords.dtype} on {coords.device}"
+            )
+        for axis, size in ((a, plane.shape[3]), (b, plane.shape[2])):
+            if resolution.setdefault(axis, size) != size:
+                raise ValueError(
+                    f"plane {index} has {size} texels along {'xyzt'[axis]}, an earlier plane has {resolution[axis]}"
+                )
+    return resolution[0], resolution[1], resolution[2], resolution[3]
+
+
+@lru_cache(maxsize=None)
+def _installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None

@@ -1,0 +1,203 @@
+"""Fused CPU kernel for six-plane lookup; ``planes._interpolate_torch`` is its specification."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .cpu_threads import compiled, partition, run_parts
+
+
+@compiled
+def texel(position, size):
+    """Lower texel, blend weight of the upper one, and d(texel position)/d(position), which is 0 outside the border."""
+    half = np.float32(0.5) * np.float32(size - 1)
+    u = (position + np.float32(1.0)) * half
+    last = np.float32(size - 1)
+    if not u > np.float32(0.0):  # also catches NaN, so that no index leaves the plane
+        return 0, np.float32(0.0), np.float32(0.0)
+    if u >= last:
+        return max(size - 2, 0), (np.float32(1.0) if size > 1 else np.float32(0.0)), np.float32(0.0)
+    lower = int(u)
+    return lower, u - np.float32(lower), half
+
+
+@compiled
+def _corner_steps(resolution, a, b):
+    step_a = 1 if resolution[a] > 1 else 0
+    step_b = resolution[a] if resolution[b] > 1 else 0
+    return step_a, step_b
+
+
+@compiled
+def lookup_values(texels, point_index, coords, resolution, lower, fraction, slope, values):
+    """Bilinear values of one point in six planes into ``values [6, C]``; fills the axes' cells on the way."""
+    channels = texels.shape[1]
+    for axis in range(4):
+        cell, weight, rate = texel(coords[point_index, axis], resolution[axis])
+        lower[axis] = cell
+        fraction[axis] = weight
+        slope[axis] = rate
+    offset = 0
+    plane = 0
+    for a in range(3):
+        for b in range(a + 1, 4):
+            step_a, step_b = _corner_steps(resolution, a, b)
+            row = offset + lower[b] * resolution[a] + lower[a]
+            u, v = fraction[a], fraction[b]
+            one = np.float32(1.0)
+            w00, w10, w01, w11 = (one - u) * (one - v), u * (one - v), (one - u) * v, u * v
+            p00, p10 = texels[row], texels[row + step_a]
+            p01, p11 = texels[row + step_b], texels[row + step_a + step_b]
+            out = values[plane]
+            for c in range(channels):
+                out[c] = w00 * p00[c] + w10 * p10[c] + w01 * p01[c] + w11 * p11[c]
+            offset += resolution[a] * resolution[b]
+            plane += 1
+
+
+@compiled
+def _forward(texels, coords, resolution, hybrid, features, start, stop):
+    channels = texels.shape[1]
+    lower = np.empty(4, np.int64)
+    fraction = np.empty(4, np.float32)
+    slope = np.empty(4, np.float32)
+    values = np.empty((6, channels), np.float32)
+    for n in range(start, stop):
+        lookup_values(texels, n, coords, resolution, lower, fraction, slope, values)
+        out = features[n]
+        for c in range(channels):
+            in_time = values[2, c] * values[4, c] * values[5, c]
+            if hybrid:
+                out[c] = (values[0, c] + values[1, c] + values[3, c]) * in_time
+            else:
+                out[c] = values[0, c] * values[1, c] * values[3, c] * in_time
+
+
+@compiled
+def value_gradients(values, grad, hybrid, grads):
+    """Gradients ``grads [6, C]`` of the combined feature with respect to the six looked-up values."""
+    for c in range(values.shape[1]):
+        xy, xz, xt = values[0, c], values[1, c], values[2, c]
+        yz, yt, zt = values[3, c], values[4, c], values[5, c]
+        g = grad[c]
+        g_time = g * xt * yt * zt
+        if hybrid:
+            space = (xy + xz + yz) * g
+            grads[0, c] = g_time
+            grads[1, c] = g_time
+            grads[3, c] = g_time
+        else:
+            space = xy * xz * yz * g
+            grads[0, c] = g_time * xz * yz
+            grads[1, c] = g_time * xy * yz
+            grads[3, c] = g_time * xy * xz
+        grads[2, c] = space * yt * zt
+        grads[4, c] = space * xt * zt
+        grads[5, c] = space * xt * yt
+
+
+@compiled
+def scatter_values(grads, resolution, lower, fraction, grad_texels):
+    """Add the gradients of six looked-up values to the four texels each came from."""
+    channels = grads.shape[1]
+    offset = 0
+    plane = 0
+    for a in range(3):
+        for b in range(a + 1, 4):
+            step_a, step_b = _corner_steps(resolution, a, b)
+            row = offset + lower[b] * resolution[a] + lower[a]
+            u, v = fraction[a], fraction[b]
+            one = np.float32(1.0)
+            w00, w10, w01, w11 = (one - u) * (one - v), u * (one - v), (one - u) * v, u * v
+            g00, g10 = grad_texels[row], grad_texels[row + step_a]
+            g01, g11 = grad_texels[row + step_b], grad_texels[row + step_a + step_b]
+            g = grads[plane]
+            for c in range(channels):
+                g00[c] += w00 * g[c]
+            for c in range(channels):
+                g10[c] += w10 * g[c]
+            for c in range(channels):
+                g01[c] += w01 * g[c]
+            for c in range(channels):
+                g11[c] += w11 * g[c]
+            offset += resolution[a] * resolution[b]
+            plane += 1
+
+
+@compiled
+def _coordinate_gradient(texels, grads, resolution, lower, fraction, slope, out):
+    channels = texels.shape[1]
+    for axis in range(4):
+        out[axis] = 0.0
+    offset = 0
+    plane = 0
+    for a in range(3):
+        for b in range(a + 1, 4):
+            step_a, step_b = _corner_steps(resolution, a, b)
+            row = offset + lower[b] * resolution[a] + lower[a]
+            u, v = fraction[a], fraction[b]
+            one = np.float32(1.0)
+            p00, p10 = texels[row], texels[row + step_a]
+            p01, p11 = texels[row + step_b], texels[row + step_a + step_b]
+            along_a = np.float32(0.0)
+            along_b = np.float32(0.0)
+            for c in range(channels):
+                g = grads[plane, c]
+                along_a += g * ((one - v) * (p10[c] - p00[c]) + v * (p11[c] - p01[c]))
+                along_b += g * ((one - u) * (p01[c] - p00[c]) + u * (p11[c] - p10[c]))
+            out[a] += along_a * slope[a]
+            out[b] += along_b * slope[b]
+            offset += resolution[a] * resolution[b]
+            plane += 1
+
+
+@compiled
+def _backward(texels, coords, resolution, hybrid, grad, grad_texels, grad_coords, to_texels, to_coords, start, stop):
+    channels = texels.shape[1]
+    lower = np.empty(4, np.int64)
+    fraction = np.empty(4, np.float32)
+    slope = np.empty(4, np.float32)
+    values = np.empty((6, channels), np.float32)
+    grads = np.empty((6, channels), np.float32)
+    for n in range(start, stop):
+        lookup_values(texels, n, coords, resolution, lower, fraction, slope, values)
+        value_gradients(values, grad[n], hybrid, grads)
+        if to_texels:
+            scatter_values(grads, resolution, lower, fraction, grad_texels)
+        if to_coords:
+            _coordinate_gradient(texels, grads, resolution, lower, fraction, slope, grad_coords[n])
+
+
+class PlaneLookupCPU(torch.autograd.Function):
+    """Packed planes ``[sum R_b R_a, C]`` and coords ``[N, 4]`` to features ``[N, C]``, float32 on the CPU."""
+
+    @staticmethod
+    def forward(ctx, texels: Tensor, coords: Tensor, resolution: tuple[int, int, int, int], hybrid: bool) -> Tensor:
+        texels, coords = texels.contiguous(), coords.contiguous()
+        features = torch.empty(coords.shape[0], texels.shape[1])
+        arrays = (texels.detach().numpy(), coords.detach().numpy(), resolution, hybrid, features.numpy())
+        run_parts(lambda _, start, stop: _forward(*arrays, start, stop), partition(coords.shape[0]))
+        ctx.save_for_backward(texels, coords)
+        ctx.resolution, ctx.hybrid = resolution, hybrid
+        return features
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        texels, coords = ctx.saved_tensors
+        to_texels, to_coords = ctx.needs_input_grad[:2]
+        parts = partition(coords.shape[0])
+        # One buffer per part, summed in order: no racing writes, so the result repeats bit for bit.
+        buffers = torch.zeros(len(parts), *texels.shape) if to_texels else torch.empty(len(parts), 0, 0)
+        grad_coords = torch.empty_like(coords) if to_coords else torch.empty(0, 4)
+        inputs = (texels.numpy(), coords.numpy(), ctx.resolution, ctx.hybrid, grad.contiguous().numpy())
+        split, moved = buffers.numpy(), grad_coords.numpy()
+
+        def task(index: int, start: int, stop: int) -> None:
+            target = moved
+            _backward(*inputs, split[index], target, to_texels, to_coords, start, stop)
+
+        run_parts(task, parts)
+        grad_texels = buffers.sum(dim=0) if to_texels and len(parts) > 1 else buffers[0]
+        return grad_texels if to_texels else None, grad_coords if to_coords else None, None, None
