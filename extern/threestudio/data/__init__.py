@@ -1,0 +1,1 @@
+"""Data modules of the host: cameras sampled at random around the origin."""

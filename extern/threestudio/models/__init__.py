@@ -1,0 +1,1 @@
+"""Geometry, materials, backgrounds, renderers, exporters, prompt processors and networks."""
