@@ -1,0 +1,214 @@
+"""Consistent4D (Jiang et al., ICLR 2024): a moving object from the video of one static camera.
+
+A cascade of K-planes is rendered at a camera and a time. Two kinds of steps alternate:
+
+* a **reference** step renders the input camera at the time of an input frame and compares with that frame (``rgb``,
+  ``mask``);
+* a **novel view** step renders cameras around the object and lets Zero123, conditioned on the input frame of the same
+  time, say how the pictures should change (``sds``). When the pictures form a short sequence, in azimuth at one time or
+  in time at one camera, the pictures that a frozen frame interpolator makes from the two ends supervise the inner ones
+  (``vif``, the interpolation-driven consistency loss).
+
+Every level of the cascade is rendered and supervised from the first step on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import threestudio
+from threestudio.systems.base import BaseLift3DSystem
+from threestudio.utils.typing import Tensor
+
+from ..errors import UserError
+from ..guidance.interpolation.consistency import interpolation_consistency_loss
+from . import losses
+from .objective import LossWeights, Overall, PerLevel, Term, select_levels
+from .pictures import ResultPictures, save_view_strip
+
+REFERENCE, NOVEL_VIEW = "reference", "sds"
+LOG_NAMES = {REFERENCE: "ref", NOVEL_VIEW: "zero123"}
+PER_LEVEL_TERMS = ("rgb", "mask", "sds", "vif")
+OVERALL_TERMS = ("orient", "3d_normal_smooth", "normal_smooth", "sparsity", "opaque", "z_variance")
+
+
+@threestudio.register("consistent4d-system")
+class Consistent4D(BaseLift3DSystem):
+    """The system of Consistent4D; its data module must offer ``view_time_batch`` and ``frames``
+    (``image-seq-datamodule``).
+    """
+
+    @dataclass
+    class Config(BaseLift3DSystem.Config):
+        interpolator_type: str = "rife-interpolator"
+        """Registered name of the frame interpolator behind the ``vif`` term; built only if that term can get a
+        weight.
+        """
+        interpolator: dict = field(default_factory=dict)
+        mid_no_grad: bool = True
+        """Published behaviour: interpolated pictures are constants. False lets the gradient through to the end
+        pictures.
+        """
+        freq: dict = field(default_factory=dict)
+        """``ref_or_zero123``: "alternate" (reference on every ``n_ref``-th step and on the first ``ref_only_steps``) or
+        "accumulate" (both kinds on every step)."""
+        video_fps: int = 16
+        eval_frame_size: int = 256
+        """Width and height in pixels of the frames under ``save/eval``; renders of another size are resized."""
+
+    cfg: Config
+
+    def configure(self) -> None:
+        super().configure()
+        self.n_levels = len(self.geometry.cfg.grid_size)
+        self.loss_weights = LossWeights(self.cfg.loss, self.C, self.n_levels, PER_LEVEL_TERMS, OVERALL_TERMS)
+        self._check_schedule_of_kinds()
+
+    def forward(self, view: dict[str, Any]) -> dict[str, Any]:
+        """Render a batch of view-time samples."""
+        return self.renderer(**view)
+
+    # Training ---------------------------------------------------------------------------------------------------------
+
+    def on_fit_start(self) -> None:
+        """Build what only training needs. Neither network is a submodule, so that checkpoints stay small."""
+        super().on_fit_start()
+        clip = self.trainer.datamodule.train_dataset
+        self.guidance = threestudio.find(self.cfg.guidance_type)(self.cfg.guidance)
+        self.guidance.prepare(clip.frames(self.guidance.image_size)[0])
+        self.interpolator = None
+        if self.loss_weights.ever_positive("vif"):
+            self.interpolator = threestudio.find(self.cfg.interpolator_type)(self.cfg.interpolator)
+
+    def step_kinds(self, step: int) -> tuple[str, ...]:
+        """Which kinds of batches the step is made of."""
+        freq = self.cfg.freq
+        if step < freq.get("ref_only_steps", 0):
+            return (REFERENCE,)
+        if freq.get("ref_or_zero123", "alternate") == "accumulate":
+            return (REFERENCE, NOVEL_VIEW)
+        return (REFERENCE,) if step % freq.get("n_ref", 2) == 0 else (NOVEL_VIEW,)
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        """Render the view-time samples of this step and return the weighted sum of their terms."""
+        step = self.true_global_step
+        loss = 0.0
+        for kind in self.step_kinds(step):
+            view = self.dataset.view_time_batch(step, kind, self.device)
+            rendered = self(view)
+            terms = self.reference_terms(rendered, view) if kind == REFERENCE else self.novel_view_terms(rendered, view)
+            terms |= self.regularisers(rendered)
+            loss = loss + self.weighted_sum(terms, kind)
+        self.log("train/loss", loss)
+        return {"loss": loss}
+
+    def reference_terms(self, rendered: dict[str, Tensor], view: dict[str, Any]) -> dict[str, Term]:
+        """The input camera must see the input frame, and its silhouette."""
+        return {
+            "rgb": PerLevel(
+                lambda levels: losses.reconstruction_loss(
+                    select_levels(rendered["comp_rgb_levels"], levels), view["rgb"]
+                )
+            ),
+            "mask": PerLevel(
+                lambda levels: losses.reconstruction_loss(
+                    select_levels(rendered["opacity_levels"], levels), view["mask"]
+                )
+            ),
+        }
+
+    def novel_view_terms(self, rendered: dict[str, Tensor], view: dict[str, Any]) -> dict[str, Term]:
+        """Zero123 judges every picture; a frozen interpolator the inner pictures of short sequences."""
+        images = rendered["comp_rgb_levels"]
+        terms: dict[str, Term] = {
+            "sds": PerLevel(lambda levels: self.distillation_loss(select_levels(images, levels), view)),
+            "sparsity": Overall(lambda: losses.sparsity_loss(rendered["opacity_levels"])),
+        }
+        if view["relation"] in ("arc", "run") and images.shape[1] > 2:
+            terms["vif"] = PerLevel(
+                lambda levels: interpolation_consistency_loss(
+                    select_levels(images, levels), self.interpolator, end_grad=not self.cfg.mid_no_grad
+                )
+            )
+        return terms
+
+    def regularisers(self, rendered: dict[str, Tensor]) -> dict[str, Term]:
+        """Terms of both kinds of steps, about surfaces rather than pictures."""
+        return {
+            "orient": Overall(
+                lambda: losses.orientation_loss(
+                    rendered["weights"], rendered["normal"], rendered["t_dirs"], rendered["opacity_levels"]
+                )
+            ),
+            "3d_normal_smooth": Overall(
+                lambda: losses.normal_consistency_3d(rendered["normal"], rendered["normal_perturb"])
+            ),
+            "normal_smooth": Overall(lambda: losses.normal_smoothness_2d(rendered["comp_normal"])),
+            "opaque": Overall(lambda: losses.opaque_loss(rendered["opacity_levels"])),
+            "z_variance": Overall(lambda: losses.z_variance_loss(rendered["z_variance"], rendered["opacity"])),
+        }
+
+    def distillation_loss(self, images: Tensor, view: dict[str, Any]) -> Tensor:
+        """Score distillation of all levels in one call of the prior: images ``[L, B, H, W, 3]`` -> ``[L]``."""
+        n_levels, n_views = images.shape[:2]
+        distillation = self.guidance.distill(
+            images.flatten(0, 1),
+            **{
+                key: view[key].repeat(n_levels) for key in ("elevation", "azimuth", "camera_distances", "frame_indices")
+            },
+        )
+        self.log("train/grad_norm", distillation.grad_norm)
+        return distillation.loss.view(n_levels, n_views).mean(dim=1)
+
+    def weighted_sum(self, terms: dict[str, Term], kind: str) -> Tensor | float:
+        """Sum of weight times value over the table, with every value and weight logged."""
+        total: Tensor | float = 0.0
+        for term in self.loss_weights.evaluate(terms):
+            total = total + term.weight * term.value
+            self.log(f"train/loss_{LOG_NAMES[kind]}_{term.name}", term.value)
+            self.log(f"train_params/lambda_{term.name}", term.weight)
+        return total
+
+    # Pictures ---------------------------------------------------------------------------------------------------------
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Write a strip of colour, normal, depth and opacity of one view-time sample."""
+        index = int(batch["index"].reshape(-1)[0])
+        save_view_strip(self, f"it{self.true_global_step}-val/{index}.png", self(batch))
+
+    def on_validation_epoch_end(self) -> None:
+        """Make a video of the strips."""
+        folder = f"it{self.true_global_step}-val"
+        self.save_img_sequence(folder, folder, r"(\d+)\.png", save_format="mp4", fps=self.cfg.video_fps)
+
+    def on_test_epoch_start(self) -> None:
+        super().on_test_epoch_start()
+        self._test_pictures = ResultPictures(self, f"it{self.true_global_step}-test")
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Render one view-time sample of the orbit, of a fixed view, or of an evaluation view."""
+        self._test_pictures.add(batch, self(batch))
+
+    def on_test_epoch_end(self) -> None:
+        """Write videos and the contact sheet."""
+        self._test_pictures.finish()
+
+    def on_predict_start(self) -> None:
+        """Tell the exporter the times of the input frames, which it exports unless the configuration names others."""
+        super().on_predict_start()
+        self.exporter.frame_times = self.trainer.predict_dataloaders.dataset.timestamps
+
+    # Checks -----------------------------------------------------------------------------------------------------------
+
+    def _check_schedule_of_kinds(self) -> None:
+        valid = {"ref_or_zero123", "n_ref", "ref_only_steps"}
+        unknown = [key for key in self.cfg.freq if key not in valid]
+        if unknown:
+            raise UserError(f"unknown key system.freq.{unknown[0]}; valid keys: {', '.join(sorted(valid))}.")
+        mode = self.cfg.freq.get("ref_or_zero123", "alternate")
+        if mode not in ("alternate", "accumulate"):
+            raise UserError(f"system.freq.ref_or_zero123 is '{mode}'; it must be 'alternate' or 'accumulate'.")
+        every = self.cfg.freq.get("n_ref", 2)
+        if not isinstance(every, int) or every < 1:
+            raise UserError(f"system.freq.n_ref is {every!r}; it must be a whole number of 1 or more.")
