@@ -1,0 +1,33 @@
+"""Where the project's own files are: weights under ``load/``, whatever the working directory."""
+
+from __future__ import annotations
+
+import os
+from importlib import metadata
+from pathlib import Path
+
+_PACKAGE = Path(os.path.abspath(__file__)).parent  # links are kept: a linked extension belongs where it is linked into
+
+
+def project_root() -> Path:
+    """The checkout that holds ``custom/`` and ``load/``, or the working directory if the extension is a copy."""
+    return _PACKAGE.parents[1] if _PACKAGE.parent.name == "custom" else Path.cwd()
+
+
+def find_file(path: str | os.PathLike[str]) -> Path | None:
+    """``path`` as seen from the working directory, else from the project; None if it is in neither place."""
+    for candidate in (Path(path), project_root() / path):
+        if candidate.exists():
+            return candidate
+    return None
+
+
+def fetch_command(name: str) -> str:
+    """The command line that fetches an asset of :mod:`threestudio_4d.fetch`, as it works in this installation."""
+    try:
+        metadata.distribution("threestudio-4d")
+    except metadata.PackageNotFoundError:
+        script = _PACKAGE / "fetch.py"
+        relative = os.path.relpath(script)
+        return f"python {script if relative.startswith('..') else relative} {name}"
+    return f"python -m threestudio_4d.fetch {name}"
