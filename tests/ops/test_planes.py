@@ -136,7 +136,9 @@ def test_non_contiguous_coords_and_planes(backend):
         lambda p, q: interpolate_planes(p, q, backend=backend), planes, wide[:, ::2].requires_grad_()
     )
     expected, expected_grads = gradients(
-        lambda p, q: interpolate_planes(p, q, backend="torch"), make_planes(), wide[:, ::2].contiguous().requires_grad_()
+        lambda p, q: interpolate_planes(p, q, backend="torch"),
+        make_planes(),
+        wide[:, ::2].contiguous().requires_grad_(),
     )
     torch.testing.assert_close(value, expected)
     for grad, target in zip(grads, expected_grads, strict=True):

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache
 from typing import Literal
 
 import torch
@@ -126,6 +126,6 @@ def _check(planes: Sequence[Tensor], coords: Tensor) -> tuple[int, int, int, int
     return resolution[0], resolution[1], resolution[2], resolution[3]
 
 
-@lru_cache(maxsize=None)
+@cache
 def _installed(package: str) -> bool:
     return importlib.util.find_spec(package) is not None

@@ -100,10 +100,7 @@ def _forward_kernel(
     yz = _lookup(texels, at_yz, iy, iz, sy, sz, RY, fy, fz, c, mask, C)
     yt = _lookup(texels, at_yt, iy, it, sy, st, RY, fy, ft, c, mask, C)
     zt = _lookup(texels, at_zt, iz, it, sz, st, RZ, fz, ft, c, mask, C)
-    if HYBRID:
-        out = (xy + xz + yz) * (xt * yt * zt)
-    else:
-        out = xy * xz * yz * (xt * yt * zt)
+    out = (xy + xz + yz) * (xt * yt * zt) if HYBRID else xy * xz * yz * (xt * yt * zt)
     tl.store(features + n64[:, None] * C + c[None, :], out, mask=mask)
 
 
