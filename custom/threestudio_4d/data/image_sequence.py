@@ -1,0 +1,349 @@
+"""``image-seq-datamodule``: one clip of one object, and cameras around it in space and time."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from logging import getLogger
+from typing import Any, Optional
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from threestudio import info, register
+from threestudio.utils.base import Updateable
+from threestudio.utils.config import parse_structured
+
+from ..errors import UserError
+from .cameras import fixed_cameras
+from .clip import Clip, load_clip
+from .eval_views import TEST_SPLITS, ViewTimeSample, test_views, validation_views
+from .view_time import RandomViews, Stage, draw_frames, frame_times, stage_at, stages, step_generator
+
+
+@dataclass
+class RandomCameraConfig:
+    """Cameras of SDS steps. What is None is taken from the data section."""
+
+    height: Any = None
+    width: Any = None
+    batch_size: Any = None
+    resolution_milestones: Any = None
+    elevation_range: Any = (-10.0, 60.0)
+    azimuth_range: Any = (-180.0, 180.0)
+    azimuth_interval_range: Any = (5.0, 15.0)
+    camera_distance_range: Any = None
+    fovy_range: Any = None
+    elevation_law: str = "mixed"
+    batch_uniform_azimuth: bool = False
+    camera_perturb: float = 0.0
+    center_perturb: float = 0.0
+    up_perturb: float = 0.0
+
+
+@dataclass
+class ImageSequenceConfig:
+    """The ``data`` section. Sizes and batch sizes are one number, or a list with one number a stage."""
+
+    # the clip
+    image_seq_path: str = ""
+    mask_path: Optional[str] = None  # noqa: UP045
+    loop: bool = False
+    frame_stride: int = 1
+    num_frames: Optional[int] = None  # noqa: UP045
+    max_frames: int = 128
+    max_size: int = 1024
+    key_color: str = "auto"
+    recenter: bool = False
+    recenter_fill: float = 0.7
+    # the camera of the clip
+    default_elevation_deg: float = 0.0
+    default_azimuth_deg: float = 0.0
+    default_camera_distance: float = 2.0
+    default_fovy_deg: float = 49.1
+    # training
+    seed: int = 0
+    height: Any = 64
+    width: Any = None
+    batch_size: Any = 4
+    ref_batch_size: Any = 1
+    resolution_milestones: Any = ()
+    mode_section: Any = (0.5, 0.625, 0.75, 1.0)
+    time_interval: float = 1 / 16
+    rays_noise_scale: float = 2e-3
+    random_camera: dict = field(default_factory=dict)
+    # validation and test
+    eval_height: int = 256
+    eval_width: int = 256
+    eval_batch_size: int = 1
+    n_val_views: int = 4
+    n_val_times: int = 3
+    test_splits: Any = TEST_SPLITS
+    n_test_views: int = 120
+    orbit_elevation_deg: float = 15.0
+    orbit_loops: int = 1
+    fixed_azimuths: Any = (0.0, 90.0, 180.0, 270.0)
+    eval_azimuths: Any = (-75.0, 15.0, 105.0, 195.0)
+
+
+class ClipFrames:
+    """The clip as tensors at any size, and its times.
+
+    Attributes:
+        timestamps: ``[N]`` in [0, 1].
+        frame_names: file names (or numbers) of the frames.
+        loop: whether the end of the clip runs into its start.
+    """
+
+    def __init__(self, clip: Clip, loop: bool) -> None:
+        self.loop = loop
+        self.frame_names = list(clip.names)
+        self.num_frames = len(clip)
+        self.timestamps = frame_times(len(clip), loop)
+        self._clip = clip
+        self._cache: dict[tuple[int, torch.device], tuple[Tensor, Tensor]] = {}
+
+    def frames(self, size: int, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+        """All frames on white ``[N, size, size, 3]`` and their soft alpha ``[N, size, size, 1]``, float in [0, 1].
+
+        Kept after the first call, for each size and device.
+        """
+        key = (int(size), torch.device(device))
+        if key not in self._cache:
+            host = (key[0], torch.device("cpu"))
+            if host not in self._cache:
+                self._cache[host] = tuple(torch.from_numpy(part).contiguous() for part in self._clip.resized(key[0]))
+            self._cache[key] = tuple(part.to(device) for part in self._cache[host])
+        return self._cache[key]
+
+
+class _ClipDataset:
+    """Gives a dataset the clip: ``frames(size)``, ``timestamps``, ``num_frames``, ``frame_names``, ``loop``."""
+
+    def __init__(self, cfg: Any, clip: ClipFrames) -> None:
+        self.cfg = cfg
+        self.clip_frames = clip
+        self.timestamps = clip.timestamps
+        self.num_frames = clip.num_frames
+        self.frame_names = clip.frame_names
+        self.loop = clip.loop
+        self.frames = clip.frames
+
+
+class ImageSequenceTrainDataset(_ClipDataset, IterableDataset, Updateable):
+    """Yields empty batches for ever; the step asks :meth:`view_time_batch` for what it needs.
+
+    Lightning fetches batches ahead, so a batch made by a loader cannot know its step.
+    """
+
+    def __init__(self, cfg: Any, clip: ClipFrames) -> None:
+        super().__init__(cfg, clip)
+        n = clip.num_frames
+        side = cfg.height if cfg.width is None else cfg.width
+        self.reference_stages, self.milestones = stages(
+            cfg.height, side, cfg.ref_batch_size, cfg.resolution_milestones, "data."
+        )
+        for stage in self.reference_stages:
+            if stage.height != stage.width:
+                raise UserError(
+                    f"data.width is {stage.width} where data.height is {stage.height}: frames are padded to squares, "
+                    "so both must be equal (or leave data.width out). data.random_camera.width is free."
+                )
+        camera = _random_camera_config(cfg)
+        self.random_stages, self.random_milestones = stages(
+            camera.height, camera.width, camera.batch_size, camera.resolution_milestones, "data.random_camera."
+        )
+        self.random_views = RandomViews(camera, cfg.mode_section, cfg.time_interval, n, clip.loop)
+        if cfg.rays_noise_scale < 0:
+            raise UserError(f"data.rays_noise_scale is {cfg.rays_noise_scale}: it must be 0 or more.")
+
+    def __iter__(self) -> Iterator[dict]:
+        while True:
+            yield {}
+
+    def collate(self, batch: Any) -> dict:
+        """Everything is made in the step."""
+        return {}
+
+    def reference_stage(self, step: int) -> Stage:
+        """Size and batch size of a reference step."""
+        return stage_at(self.reference_stages, self.milestones, step)
+
+    def random_stage(self, step: int) -> Stage:
+        """Size and batch size of an SDS step."""
+        return stage_at(self.random_stages, self.random_milestones, step)
+
+    def view_time_batch(self, global_step: int, kind: str, device: torch.device | str = "cpu") -> dict[str, Any]:
+        """The batch of a step: a pure function of (``data.seed``, ``global_step``, ``kind``).
+
+        Args:
+            kind: ``reference`` (the camera of the clip, random frames) or ``sds`` (random cameras).
+
+        Returns:
+            threestudio's camera keys (see ``Cameras.batch``), ``timestamps [B, 1]``, ``frame_indices [B]`` (long; the
+            conditioning frame of each sample), ``relation``; for ``reference`` also ``rgb [B, H, W, 3]`` on white and
+            ``mask [B, H, W, 1]``, the soft alpha.
+        """
+        if kind not in ("reference", "sds"):
+            raise ValueError(f"kind is '{kind}'; allowed: reference, sds")
+        generator = step_generator(self.cfg.seed, global_step, kind)
+        if kind == "reference":
+            return self._reference_batch(self.reference_stage(global_step), generator, device)
+        stage = self.random_stage(global_step)
+        drawn = self.random_views.draw(stage.batch_size, generator)
+        batch = drawn.cameras.batch(stage.height, stage.width, device)
+        batch["timestamps"] = drawn.timestamps[:, None].to(device)
+        batch["frame_indices"] = drawn.frames.to(device)
+        batch["relation"] = drawn.relation
+        return batch
+
+    def _reference_batch(self, stage: Stage, generator: torch.Generator, device: torch.device | str) -> dict[str, Any]:
+        cfg, b = self.cfg, stage.batch_size
+        frames = draw_frames(self.num_frames, b, generator)
+        noise = cfg.rays_noise_scale * torch.randn(2, b, 3, generator=generator)
+        cameras = fixed_cameras(
+            cfg.default_elevation_deg, [cfg.default_azimuth_deg] * b, cfg.default_camera_distance, cfg.default_fovy_deg
+        )
+        batch = cameras.batch(stage.height, stage.width, device, noise[0], noise[1])
+        rgb, alpha = self.frames(stage.height, device)
+        index = frames.to(device)
+        batch.update(
+            rgb=rgb[index],
+            mask=alpha[index],
+            timestamps=self.timestamps[frames][:, None].to(device),
+            frame_indices=index,
+            relation="reference",
+        )
+        return batch
+
+
+class ViewTimeDataset(_ClipDataset, Dataset, Updateable):
+    """Fixed cameras and times. An item is a ready batch of up to ``eval_batch_size`` samples of one split.
+
+    Keys: those of ``Cameras.batch``, ``timestamps [B, 1]``, ``split_name`` (list of B equal strings),
+    ``frame_index [B]`` (number of the picture within its split; in ``fixed-*``, ``eval/*`` and ``val-*`` the number of the input frame),
+    ``index [B]`` (number within the whole set).
+    """
+
+    def __init__(self, cfg: Any, clip: ClipFrames, samples: list[ViewTimeSample]) -> None:
+        super().__init__(cfg, clip)
+        self.samples = samples
+        self.batches: list[list[int]] = []
+        for index, sample in enumerate(samples):
+            last = self.batches[-1] if self.batches else None
+            if last is not None and samples[last[0]].split == sample.split and len(last) < cfg.eval_batch_size:
+                last.append(index)
+            else:
+                self.batches.append([index])
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, item: int) -> dict[str, Any]:
+        cfg, index = self.cfg, self.batches[item]
+        chosen = [self.samples[i] for i in index]
+        cameras = fixed_cameras(0.0, [s.azimuth for s in chosen], cfg.default_camera_distance, cfg.default_fovy_deg)
+        cameras.elevation = torch.tensor([s.elevation for s in chosen], dtype=torch.float32)
+        batch = cameras.batch(cfg.eval_height, cfg.eval_width)
+        batch.update(
+            timestamps=torch.tensor([[s.time] for s in chosen], dtype=torch.float32),
+            split_name=[s.split for s in chosen],
+            frame_index=torch.tensor([s.frame for s in chosen]),
+            index=torch.tensor(index),
+        )
+        return batch
+
+
+def _random_camera_config(cfg: Any) -> Any:
+    """The ``random_camera`` section with what it leaves out taken from the data section."""
+    camera = parse_structured(RandomCameraConfig, cfg.random_camera)
+    size = cfg.height if camera.height is None else camera.height
+    inherited = {
+        "height": size,
+        "width": (cfg.width if cfg.width is not None and camera.height is None else size),
+        "batch_size": cfg.batch_size,
+        "resolution_milestones": cfg.resolution_milestones,
+        "camera_distance_range": [cfg.default_camera_distance] * 2,
+        "fovy_range": [cfg.default_fovy_deg] * 2,
+    }
+    for key, value in inherited.items():
+        if camera[key] is None:
+            camera[key] = value
+    return camera
+
+
+def _check(cfg: Any) -> None:
+    """Reject values that would fail later, naming the key."""
+    counts = "frame_stride max_frames max_size n_val_views n_val_times n_test_views orbit_loops"
+    for key in [*counts.split(), "eval_height", "eval_width", "eval_batch_size"]:
+        if cfg[key] < 1:
+            raise UserError(f"data.{key} is {cfg[key]}: it must be 1 or more.")
+    for key in ("num_frames", "max_frames"):
+        if cfg[key] is not None and cfg[key] < 2:
+            raise UserError(f"data.{key} is {cfg[key]}: a clip needs 2 frames or more.")
+    if not 0.05 <= cfg.recenter_fill <= 1.0:
+        raise UserError(f"data.recenter_fill is {cfg.recenter_fill}: it is a share of the frame, from 0.05 to 1.")
+    if not 0.0 < cfg.default_fovy_deg < 180.0:
+        raise UserError(f"data.default_fovy_deg is {cfg.default_fovy_deg}: it must be between 0 and 180 degrees.")
+    if cfg.default_camera_distance <= 0:
+        raise UserError(f"data.default_camera_distance is {cfg.default_camera_distance}: it must be above 0.")
+    unknown = [name for name in cfg.test_splits if name not in TEST_SPLITS]
+    if unknown:
+        raise UserError(f"data.test_splits holds {', '.join(unknown)}. Allowed: {', '.join(TEST_SPLITS)}.")
+
+
+@register("image-seq-datamodule")
+class ImageSequenceDataModule(pl.LightningDataModule):
+    """One clip, its camera, and the cameras of training, validation and test.
+
+    The clip is read and checked when the module is made, before a model is built or weights are loaded.
+
+    Raises:
+        UserError: the clip or a configuration value cannot be used.
+    """
+
+    Config = ImageSequenceConfig
+
+    def __init__(self, cfg: Any = None) -> None:
+        super().__init__()
+        self.cfg = parse_structured(self.Config, {} if cfg is None else cfg)
+        _check(self.cfg)
+        c = self.cfg
+        clip = load_clip(
+            c.image_seq_path,
+            c.mask_path,
+            frame_stride=c.frame_stride,
+            num_frames=c.num_frames,
+            max_frames=c.max_frames,
+            max_size=c.max_size,
+            loop=c.loop,
+            key_color=c.key_color,
+            recenter=c.recenter,
+            recenter_fill=c.recenter_fill,
+        )
+        for note in clip.notes:
+            info(note)
+        for warning in clip.warnings:
+            _warn(warning)
+        self.clip_frames = ClipFrames(clip, c.loop)
+        self.train_dataset = ImageSequenceTrainDataset(c, self.clip_frames)
+        self.val_dataset = ViewTimeDataset(c, self.clip_frames, validation_views(c, self.clip_frames.timestamps))
+        self.test_dataset = ViewTimeDataset(c, self.clip_frames, test_views(c, self.clip_frames.timestamps))
+
+    def train_dataloader(self) -> DataLoader:
+        return DataLoader(self.train_dataset, batch_size=None, num_workers=0, collate_fn=self.train_dataset.collate)
+
+    def val_dataloader(self) -> DataLoader:
+        return DataLoader(self.val_dataset, batch_size=None, num_workers=0)
+
+    def test_dataloader(self) -> DataLoader:
+        return DataLoader(self.test_dataset, batch_size=None, num_workers=0)
+
+    def predict_dataloader(self) -> DataLoader:
+        return self.test_dataloader()
+
+
+@rank_zero_only
+def _warn(text: str) -> None:
+    getLogger("pytorch_lightning").warning(text)
