@@ -1,0 +1,333 @@
+"""Checkpoints that survive: written beside the old one, synced, read back, then renamed over it.
+
+``AtomicCheckpointIO`` is the Lightning plugin that does the writing and reading; ``LastCheckpoint`` keeps ``last.ckpt``
+fresh; ``RandomState`` makes a resumed run draw the numbers that the uninterrupted run would have drawn.
+"""
+
+import contextlib
+import errno
+import os
+import random
+import signal
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from omegaconf import OmegaConf
+from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.plugins.io import CheckpointIO
+from pytorch_lightning.utilities.exceptions import SIGTERMException
+
+from threestudio.utils.errors import CheckpointError
+from threestudio.utils.weights import read_checkpoint
+
+LAST_NAME = "last.ckpt"
+
+_PLAIN_TYPES = (torch.Tensor, str, bytes, bool, int, float, complex, type(None), torch.Size, torch.dtype, torch.device)
+
+
+def to_plain(value: Any, path: str = "") -> Any:
+    """Tensors and primitives only: what ``torch.load(weights_only=True)`` gives back.
+
+    OmegaConf nodes become plain containers, numpy numbers Python numbers, paths text.
+
+    Raises:
+        CheckpointError: an entry is of another type; the message says which.
+    """
+    if type(value) in _PLAIN_TYPES or isinstance(value, (torch.Tensor, bool)):
+        return value
+    if OmegaConf.is_config(value):
+        return OmegaConf.to_container(value, resolve=True)
+    if isinstance(value, Mapping):
+        return {to_plain(k, path): to_plain(v, f"{path}.{k}" if path else str(k)) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        items = [to_plain(v, f"{path}[{i}]") for i, v in enumerate(value)]
+        return items if isinstance(value, list) else tuple(items)
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(value.copy())
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, (str, int, float)):  # enumerations and other subclasses
+        return next(kind(value) for kind in (str, int, float) if isinstance(value, kind))
+    raise CheckpointError(
+        f"The checkpoint entry '{path}' is a {type(value).__module__}.{type(value).__qualname__}. Checkpoints hold "
+        "tensors, numbers, text and plain containers only, so that they open without running code: store it as these."
+    )
+
+
+class _WatchedFile:
+    """A binary file that remembers why a write failed; torch's zip writer reports such failures without the reason."""
+
+    def __init__(self, path: Path) -> None:
+        self.file = open(path, "wb")  # noqa: SIM115 - closed by write_atomically
+        self.failure: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.failure = self.failure or error
+            raise
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def write_atomically(content: Mapping[str, Any], path: str | os.PathLike) -> None:
+    """Save ``content`` (see :func:`to_plain`) so that ``path`` holds the old or the new file, whole, at every moment.
+
+    The file is written under a temporary name in the same folder, synced, opened again and compared with what was to
+    be saved, then renamed; the folder is synced last. If anything fails, the temporary file is removed and ``path`` is
+    untouched.
+
+    Raises:
+        CheckpointError: no space left, another error of the file system, an entry that cannot be stored, or a file that
+            does not read back.
+    """
+    target = Path(path)
+    plain = to_plain(content)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        for stale in target.parent.glob(f".{target.name}.*.tmp"):  # of a run that was killed while it saved
+            stale.unlink(missing_ok=True)
+        _write_synced(plain, temporary)
+        _verify(plain, temporary)
+        os.replace(temporary, target)
+        _sync_folder(target.parent)
+    except OSError as error:
+        raise CheckpointError(_failure_message(error, target)) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _write_synced(plain: Mapping[str, Any], temporary: Path) -> None:
+    watched = _WatchedFile(temporary)
+    try:
+        torch.save(plain, watched)
+        watched.flush()
+        os.fsync(watched.file.fileno())
+    except Exception as error:
+        if watched.failure is not None and not isinstance(error, OSError):
+            raise watched.failure from error
+        raise
+    finally:
+        with contextlib.suppress(OSError):
+            watched.file.close()
+
+
+def _verify(plain: Mapping[str, Any], temporary: Path) -> None:
+    try:
+        found = torch.load(temporary, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # any failure to open it means that it must not replace the last good one
+        raise CheckpointError(f"The checkpoint that was just written does not read back: {error}") from error
+    wanted = {k: tuple(v.shape) for k, v in plain.get("state_dict", {}).items() if isinstance(v, torch.Tensor)}
+    got = {k: tuple(v.shape) for k, v in found.get("state_dict", {}).items() if isinstance(v, torch.Tensor)}
+    if set(found) != set(plain) or wanted != got:
+        raise CheckpointError("The checkpoint that was just written does not hold what was saved; the old one is kept.")
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _failure_message(error: OSError, target: Path) -> str:
+    kept = f"The previous '{target.name}' is intact." if target.exists() else "No earlier checkpoint was touched."
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return (
+            f"No space left to write the checkpoint '{target}'. {kept} Free some space or set exp_root_dir to another "
+            f"disk, then continue with resume={target.parent.parent}."
+        )
+    return f"The checkpoint '{target}' cannot be written: {error.strerror or error}. {kept}"
+
+
+class AtomicCheckpointIO(CheckpointIO):
+    """Lightning's checkpoint plugin on top of :func:`write_atomically` and the safe reader."""
+
+    def __init__(self) -> None:
+        self.last_saved: tuple[int, str] | None = None  # (global step, path) of the newest full checkpoint
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        write_atomically(checkpoint, path)
+        if "optimizer_states" in checkpoint:
+            self.last_saved = (int(checkpoint.get("global_step", -1)), os.fspath(path))
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        """The whole checkpoint on the CPU (or ``map_location``); code in the file never runs, despite the argument."""
+        parts = read_checkpoint(os.fspath(path), "cpu" if map_location is None else map_location)
+        rest = parts.pop("rest")
+        return {**rest, **parts}
+
+    def remove_checkpoint(self, path: Any) -> None:
+        Path(path).unlink(missing_ok=True)
+
+
+class LastCheckpoint(Checkpoint):
+    """Keeps ``<dirpath>/last.ckpt`` up to date: every few minutes, with other checkpoints, at the end, on a signal.
+
+    The first Ctrl-C finishes the step that is being computed, saves and stops; the second stops at once. SIGTERM saves
+    too.
+
+    Args:
+        dirpath: the folder of the checkpoints.
+        every_n_minutes: time between two saves; ``None`` or 0 leaves only the other occasions.
+        io: the plugin that writes; it knows when another callback has just saved the same state, which is then linked.
+    """
+
+    def __init__(self, dirpath: str | os.PathLike, every_n_minutes: float | None, io: AtomicCheckpointIO) -> None:
+        super().__init__()
+        self.path = Path(dirpath) / LAST_NAME
+        self.interval = float(every_n_minutes or 0) * 60.0
+        self.io = io
+        self._saved_step = -1
+        self._last_time = time.monotonic()
+        self._interrupted = False
+        self._old_handler: Any = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._last_time = time.monotonic()
+        self._saved_step = trainer.global_step if self.path.exists() else -1
+        with contextlib.suppress(ValueError):  # not in the main thread: leave the signal as it is
+            self._old_handler = signal.signal(signal.SIGINT, self._on_interrupt)
+
+    def _on_interrupt(self, signum: int, frame: Any) -> None:
+        self._interrupted = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        os.write(2, b"\ninterrupted: saving after this step (once more to stop at once)\n")
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+        due = self.interval > 0 and time.monotonic() - self._last_time >= self.interval
+        if trainer.world_size > 1:  # clocks and signals differ between processes: all follow the first
+            due, self._interrupted = trainer.strategy.broadcast((due, self._interrupted))
+        if due or self._interrupted:
+            self.save(trainer)
+        else:
+            self.follow(trainer)
+        if self._interrupted:
+            raise KeyboardInterrupt
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.follow(trainer)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not trainer.sanity_checking and trainer.training:
+            self.follow(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.save(trainer)
+        self._restore_handler()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self._restore_handler()
+        if isinstance(exception, SIGTERMException):  # raised between two steps, so the state is whole
+            self.save(trainer)
+
+    def _restore_handler(self) -> None:
+        if self._old_handler is not None:
+            signal.signal(signal.SIGINT, self._old_handler)
+            self._old_handler = None
+
+    def follow(self, trainer: pl.Trainer) -> None:
+        """Let ``last.ckpt`` be the checkpoint of this step that another callback has just written, if there is one."""
+        newest = self.io.last_saved
+        if newest is None or newest[0] != trainer.global_step or self._saved_step == trainer.global_step:
+            return
+        self.save(trainer)
+
+    def save(self, trainer: pl.Trainer) -> None:
+        """Bring ``last.ckpt`` to the present step; does nothing if it is there already."""
+        if self._saved_step == trainer.global_step:
+            return
+        newest = self.io.last_saved
+        linked = newest is not None and newest[0] == trainer.global_step and self._link(Path(newest[1]))
+        if trainer.world_size > 1:
+            linked = trainer.strategy.broadcast(linked)
+        if not linked:
+            trainer.save_checkpoint(self.path)
+        self._saved_step = trainer.global_step
+        self._last_time = time.monotonic()
+
+    def _link(self, source: Path) -> bool:
+        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+        try:
+            temporary.unlink(missing_ok=True)
+            os.link(source, temporary)
+            os.replace(temporary, self.path)
+            _sync_folder(self.path.parent)
+        except OSError:  # a file system without hard links: write it again instead
+            return False
+        finally:
+            temporary.unlink(missing_ok=True)
+        return True
+
+
+class RandomState(pl.Callback):
+    """Stores the random number generators in the checkpoint and sets them again before the first resumed step.
+
+    Validation keeps its random numbers to itself, so how often it runs does not change the training. With several
+    processes the checkpoint has the generators of the first one; the others continue from it, shifted by their rank.
+    """
+
+    def __init__(self) -> None:
+        self._pending: dict[str, Any] | None = None
+        self._before_validation: dict[str, Any] | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        return _read_generators()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._pending = state_dict
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+        if self._pending is None:
+            return
+        _set_generators(self._pending)
+        self._pending = None
+        if trainer.global_rank > 0:
+            seed = int(torch.randint(2**31, ()).item()) + trainer.global_rank
+            torch.manual_seed(seed)
+            np.random.seed(seed % 2**32)
+            random.seed(seed)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._before_validation = _read_generators()
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._before_validation is not None:
+            _set_generators(self._before_validation)
+            self._before_validation = None
+
+
+def _read_generators() -> dict[str, Any]:
+    version, words, gauss = random.getstate()
+    name, keys, position, has_gauss, cached = np.random.get_state()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "python": [version, list(words), gauss],
+        "numpy": [name, torch.from_numpy(keys.astype(np.int64)), int(position), int(has_gauss), float(cached)],
+    }
+
+
+def _set_generators(state: Mapping[str, Any]) -> None:
+    torch.set_rng_state(state["torch"].cpu())
+    cuda_states = state["cuda"]
+    if cuda_states and torch.cuda.is_available() and len(cuda_states) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all([s.cpu() for s in cuda_states])
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words), gauss))
+    name, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((name, keys.cpu().numpy().astype(np.uint32), position, has_gauss, cached))
