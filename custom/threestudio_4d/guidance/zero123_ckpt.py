@@ -1,0 +1,255 @@
+"""Read the original ``zero123-xl.ckpt`` (Lightning, latent-diffusion layout) into the networks that we run.
+
+The networks are built without storage, filled tensor by tensor from the memory-mapped file, and nothing may be left
+over: a missing tensor, one of the wrong shape, or an unknown one under a network's prefix is an error that names it.
+
+The moving average of the UNet is preferred, as the original code always installs it; a checkpoint without one is fine.
+
+``python -m threestudio_4d.guidance.zero123_ckpt zero123-xl.ckpt load/zero123/zero123-xl`` converts once to a folder in
+diffusers layout, which loads faster and needs a third of the space.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from torch import Tensor, nn
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+from ..errors import UserError
+from . import zero123_layout as layout
+from .safe_checkpoint import read_state_dict
+from .zero123_layout import Source
+from .zero123_model import Zero123Model
+
+logger = logging.getLogger(__name__)
+
+UNET_CONFIG: dict[str, Any] = {
+    "sample_size": 32,
+    "in_channels": 8,
+    "out_channels": 4,
+    "block_out_channels": (320, 640, 1280, 1280),
+    "layers_per_block": 2,
+    "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+    "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+    "cross_attention_dim": 768,
+    "attention_head_dim": 8,  # diffusers calls the number of heads so
+}
+VAE_CONFIG: dict[str, Any] = {
+    "block_out_channels": (128, 256, 512, 512),
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "layers_per_block": 2,
+    "latent_channels": 4,
+    "scaling_factor": 0.18215,
+    "sample_size": 256,
+}
+CLIP_CONFIG: dict[str, Any] = {
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "image_size": 224,
+    "patch_size": 14,
+    "projection_dim": 768,
+    "hidden_act": "quick_gelu",
+}
+SCHEDULER_CONFIG: dict[str, Any] = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "prediction_type": "epsilon",
+    "clip_sample": False,
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+}
+
+_NOT_NETWORKS = {
+    "model_ema.decay",
+    "model_ema.num_updates",
+    "betas",
+    "alphas_cumprod",
+    "alphas_cumprod_prev",
+    "sqrt_alphas_cumprod",
+    "sqrt_one_minus_alphas_cumprod",
+    "log_one_minus_alphas_cumprod",
+    "sqrt_recip_alphas_cumprod",
+    "sqrt_recipm1_alphas_cumprod",
+    "posterior_variance",
+    "posterior_log_variance_clipped",
+    "posterior_mean_coef1",
+    "posterior_mean_coef2",
+}
+
+
+def build_zero123(
+    unet: Mapping[str, Any] | None = None,
+    vae: Mapping[str, Any] | None = None,
+    clip: Mapping[str, Any] | None = None,
+    *,
+    empty: bool = False,
+) -> Zero123Model:
+    """A Zero123 of the published architecture, or with parts of the configs replaced; weights are random.
+
+    Args:
+        unet, vae, clip: entries that override ``UNET_CONFIG``, ``VAE_CONFIG``, ``CLIP_CONFIG``.
+        empty: give the parameters no storage (meta device); buffers are real.
+    """
+    unet_config, clip_config = {**UNET_CONFIG, **(unet or {})}, {**CLIP_CONFIG, **(clip or {})}
+    width = unet_config["cross_attention_dim"]
+
+    def build() -> Zero123Model:
+        return Zero123Model(
+            unet=UNet2DConditionModel(**unet_config),
+            vae=AutoencoderKL(**{**VAE_CONFIG, **(vae or {})}),
+            image_encoder=CLIPVisionModelWithProjection(CLIPVisionConfig(**clip_config)),
+            camera_projection=nn.Linear(clip_config["projection_dim"] + 4, width),
+            scheduler=DDIMScheduler(**SCHEDULER_CONFIG),
+        ).eval()
+
+    if not empty:
+        return build()
+    with init_empty_weights(include_buffers=False):
+        return build()
+
+
+def checkpoint_sources(model: Zero123Model, ema: bool = True) -> dict[str, Source]:
+    """For every parameter of the model, the key in a checkpoint (with its prefix) and the operation on it."""
+    sources: dict[str, Source] = {}
+    for key in model.unet.state_dict():
+        name, operation = layout.unet_source(key, model.unet.config)
+        sources[f"unet.{key}"] = Source(layout.ema_key(name) if ema else layout.UNET_PREFIX + name, operation)
+    for key in model.vae.state_dict():
+        name, operation = layout.vae_source(key, model.vae.config)
+        sources[f"vae.{key}"] = Source(layout.VAE_PREFIX + name, operation)
+    for key in model.image_encoder.state_dict():
+        name, operation = layout.clip_source(key)
+        sources[f"image_encoder.{key}"] = Source(layout.CLIP_VISUAL_PREFIX + name, operation)
+    for key, name in layout.CAMERA_KEYS.items():
+        sources[f"camera_projection.{key}"] = Source(name)
+    return sources
+
+
+def checkpoint_manifest(model: Zero123Model, ema: bool = True) -> dict[str, tuple[int, ...]]:
+    """Key -> shape of every tensor that a checkpoint of this architecture has for its networks."""
+    shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    return {
+        source.key: layout.original_shape(shapes[key], source.operation)
+        for key, source in checkpoint_sources(model, ema).items()
+    }
+
+
+def fill_from_checkpoint(
+    model: Zero123Model,
+    state: Mapping[str, Tensor],
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    name: str = "the checkpoint",
+) -> bool:
+    """Give every parameter of ``model`` its value from ``state``, strictly.
+
+    Args:
+        model: networks of the checkpoint's architecture; may have been built with ``empty=True``.
+        state: the tensors of a checkpoint by their original keys.
+        dtype, device: of the parameters afterwards.
+        name: what messages call the checkpoint.
+
+    Returns:
+        Whether the moving average of the UNet was used.
+
+    Raises:
+        UserError: a tensor is missing, has another shape, or is unknown.
+    """
+    ema = any(key.startswith(layout.EMA_PREFIX) and key not in _NOT_NETWORKS for key in state)
+    sources, manifest = checkpoint_sources(model, ema), checkpoint_manifest(model, ema)
+    missing = [key for key in manifest if key not in state]
+    if missing:
+        raise UserError(
+            f"{name} is not a complete Zero123 checkpoint: {len(missing)} of {len(manifest)} tensors are missing, "
+            f"such as {', '.join(missing[:3])}"
+        )
+    misfits = [key for key, shape in manifest.items() if tuple(state[key].shape) != shape]
+    if misfits:
+        key = misfits[0]
+        raise UserError(
+            f"{name} is a checkpoint of another architecture: {len(misfits)} tensors have other shapes, such as {key} "
+            f"with {tuple(state[key].shape)} instead of {manifest[key]}"
+        )
+    _check_left_over(state, manifest, checkpoint_manifest(model, ema=False), name)
+    _check_schedule(model, state, name)
+    converted = {
+        key: layout.apply(state[source.key], source.operation)
+        .to(device=device, dtype=dtype, copy=True)
+        .contiguous()
+        for key, source in sources.items()
+    }
+    model.load_state_dict(converted, strict=True, assign=True)
+    model.requires_grad_(False)
+    return ema
+
+
+def load_zero123_checkpoint(
+    path: str | Path, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+) -> Zero123Model:
+    """The networks of an original ``zero123-xl.ckpt`` (or one of its siblings of the same architecture)."""
+    state = read_state_dict(path)
+    model = build_zero123(empty=True)
+    ema = fill_from_checkpoint(model, state, dtype, device, name=str(path))
+    logger.info("read %s with the %s of its UNet", path, "moving average" if ema else "raw weights (it has no average)")
+    return model.to(device)
+
+
+def _check_left_over(
+    state: Mapping[str, Tensor], used: Mapping[str, Any], unaveraged: Mapping[str, Any], name: str
+) -> None:
+    own = (layout.UNET_PREFIX, layout.EMA_PREFIX, layout.VAE_PREFIX, layout.CLIP_VISUAL_PREFIX, "cc_projection.")
+    left = [key for key in state if key not in used and key not in unaveraged and key not in _NOT_NETWORKS]
+    unknown = [key for key in left if key.startswith(own)]
+    if unknown:
+        raise UserError(
+            f"{name} is a checkpoint of another architecture: {len(unknown)} tensors have no place in a Zero123, "
+            f"such as {', '.join(unknown[:3])}"
+        )
+    other = [key for key in left if not key.startswith(layout.CLIP_PREFIX)]  # CLIP's text side is not needed
+    if other:
+        logger.warning("ignored %d tensors of %s that belong to no network, such as %s", len(other), name, other[0])
+
+
+def _check_schedule(model: Zero123Model, state: Mapping[str, Tensor], name: str) -> None:
+    stored = state.get("alphas_cumprod")
+    if stored is None:
+        return
+    ours = model.alphas_cumprod.cpu()
+    if stored.shape != ours.shape or not torch.allclose(stored.float().cpu(), ours, atol=1e-4):
+        raise UserError(f"{name} was trained with another noise schedule than Zero123's; it cannot be used as one")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description="Convert an original Zero123 checkpoint to a folder in diffusers layout."
+    )
+    parser.add_argument("checkpoint", type=Path, help="zero123-xl.ckpt")
+    parser.add_argument("folder", type=Path, help="folder to write")
+    parser.add_argument("--dtype", choices=["float32", "float16", "bfloat16"], default="float32")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if arguments.folder.exists() and any(arguments.folder.iterdir()):
+        raise SystemExit(f"error: {arguments.folder} exists and is not empty; choose another folder")
+    try:
+        model = load_zero123_checkpoint(arguments.checkpoint)
+    except UserError as error:
+        raise SystemExit(f"error: {error}") from error
+    model.save(arguments.folder, dtype=getattr(torch, arguments.dtype), max_shard_size="5GB")
+    print(f"wrote {arguments.folder}")
+
+
+if __name__ == "__main__":
+    main()
