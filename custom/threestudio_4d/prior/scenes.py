@@ -203,7 +203,7 @@ class PosedMeshes:
             animated_share = 0.0
         elif not len(still.first):
             animated_share = 1.0
-        if not len(moving.first) and not len(still.first):  # a split of a tiny pack may be empty: fall back to everything
+        if not len(moving.first) and not len(still.first):  # a tiny pack's split may be empty
             return self.sampler(None, animated_share)
         return PoseSampler(moving, still, animated_share)
 
@@ -216,15 +216,13 @@ class PoseSampler:
     still: PoseTable
     animated_share: float
 
-    def __call__(self, count: int, generator: torch.Generator | None = None) -> Tensor:
-        """[count] long pose numbers."""
-        device = self.moving.first.device
-        u = torch.rand(3, count, generator=generator, device=device)
+    def __call__(self, u: Tensor) -> Tensor:
+        """[N] long pose numbers from uniform numbers u [3, N] in [0, 1): kind, asset, pose."""
 
         def pick(table: PoseTable) -> Tensor:
             number = len(table.first)
             if not number:
-                return torch.zeros(count, dtype=torch.long, device=device)
+                return torch.zeros(u.shape[1], dtype=torch.long, device=table.first.device)
             asset = (u[1] * number).long().clamp_max(number - 1)
             poses = table.count[asset]
             return table.first[asset] + torch.minimum((u[2] * poses).long(), poses - 1)
