@@ -2,7 +2,8 @@
 
 ``frame_sources`` opens folders, animated pictures and videos; ``keying`` makes alpha for clips without; ``clip``
 checks and resizes; ``cameras`` holds cameras and rays; ``view_time`` draws which views at which times a step sees;
-``eval_views`` lists the fixed views of validation and test; ``image_sequence`` registers ``image-seq-datamodule``, which puts them together.
+``eval_views`` lists the fixed views of validation and test; ``image_sequence`` registers ``image-seq-datamodule``,
+which puts them together.
 """
 
 from . import image_sequence  # noqa: F401

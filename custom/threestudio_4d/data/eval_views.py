@@ -19,7 +19,7 @@ class ViewTimeSample:
     elevation: float
 
 
-def validation_views(cfg: Any, times: Tensor) -> list[ViewTimeSample]:
+def views_for_validation(cfg: Any, times: Tensor) -> list[ViewTimeSample]:
     """``n_val_views`` azimuths around the object, each at ``n_val_times`` frames spread over the clip."""
     n = len(times)
     span = n / cfg.n_val_times if cfg.loop else (n - 1) / max(cfg.n_val_times - 1, 1)
@@ -32,7 +32,7 @@ def validation_views(cfg: Any, times: Tensor) -> list[ViewTimeSample]:
     return out
 
 
-def test_views(cfg: Any, times: Tensor) -> list[ViewTimeSample]:
+def views_for_test(cfg: Any, times: Tensor) -> list[ViewTimeSample]:
     """The pictures of a test run, in the splits that ``data.test_splits`` names.
 
     ``orbit``: one turn in ``n_test_views`` pictures while the clip plays ``orbit_loops`` times. ``fixed-<azimuth>``: a

@@ -18,7 +18,7 @@ from threestudio.utils.config import parse_structured
 from ..errors import UserError
 from .cameras import fixed_cameras
 from .clip import Clip, load_clip
-from .eval_views import TEST_SPLITS, ViewTimeSample, test_views, validation_views
+from .eval_views import TEST_SPLITS, ViewTimeSample, views_for_test, views_for_validation
 from .view_time import RandomViews, Stage, draw_frames, frame_times, stage_at, stages, step_generator
 
 
@@ -222,8 +222,8 @@ class ViewTimeDataset(_ClipDataset, Dataset, Updateable):
     """Fixed cameras and times. An item is a ready batch of up to ``eval_batch_size`` samples of one split.
 
     Keys: those of ``Cameras.batch``, ``timestamps [B, 1]``, ``split_name`` (list of B equal strings),
-    ``frame_index [B]`` (number of the picture within its split; in ``fixed-*``, ``eval/*`` and ``val-*`` the number of the input frame),
-    ``index [B]`` (number within the whole set).
+    ``frame_index [B]`` (number of the picture within its split; in ``fixed-*``, ``eval/*`` and ``val-*`` the number of
+    the input frame), ``index [B]`` (number within the whole set).
     """
 
     def __init__(self, cfg: Any, clip: ClipFrames, samples: list[ViewTimeSample]) -> None:
@@ -328,8 +328,8 @@ class ImageSequenceDataModule(pl.LightningDataModule):
             _warn(warning)
         self.clip_frames = ClipFrames(clip, c.loop)
         self.train_dataset = ImageSequenceTrainDataset(c, self.clip_frames)
-        self.val_dataset = ViewTimeDataset(c, self.clip_frames, validation_views(c, self.clip_frames.timestamps))
-        self.test_dataset = ViewTimeDataset(c, self.clip_frames, test_views(c, self.clip_frames.timestamps))
+        self.val_dataset = ViewTimeDataset(c, self.clip_frames, views_for_validation(c, self.clip_frames.timestamps))
+        self.test_dataset = ViewTimeDataset(c, self.clip_frames, views_for_test(c, self.clip_frames.timestamps))
 
     def train_dataloader(self) -> DataLoader:
         return DataLoader(self.train_dataset, batch_size=None, num_workers=0, collate_fn=self.train_dataset.collate)

@@ -75,10 +75,10 @@ def key_out(frame: np.ndarray, background: PlainBackground) -> np.ndarray:
     count, labels = cv2.connectedComponents(near, connectivity=4)
     outside = labels[0, 0]
     labels, near = labels[1:-1, 1:-1], near[1:-1, 1:-1]
-    total = np.bincount(labels.ravel(), weights=distance.ravel(), minlength=count)
+    flat = np.bincount(labels.ravel(), weights=(distance <= 0.4 * background.tolerance).ravel(), minlength=count)
     area = np.maximum(np.bincount(labels.ravel(), minlength=count), 1)
     smallest = max(4.0, 2e-4 * h * w)
-    is_background = (area >= smallest) & (total / area <= 0.35 * background.tolerance)
+    is_background = (area >= smallest) & (flat >= 0.5 * area)
     is_background[outside] = True
     solid = (~(is_background[labels] & (near == 1))).astype(np.uint8)
 
