@@ -80,10 +80,12 @@ def prepare_host() -> bool:
         sys.path.insert(0, str(extern))
         return False
     sys.path.insert(0, str(here))
+    import threestudio.systems
     import threestudio.utils
 
     # what only this host has (checkpoints, resume) is found behind upstream's own modules
-    threestudio.utils.__path__.append(str(extern / "threestudio" / "utils"))
+    for package in (threestudio.systems, threestudio.utils):
+        package.__path__.append(str(extern / package.__name__.replace(".", "/")))
     return True
 
 

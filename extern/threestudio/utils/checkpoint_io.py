@@ -1,13 +1,12 @@
 """Checkpoints that survive: written beside the old one, synced, read back, then renamed over it.
 
 ``AtomicCheckpointIO`` is the Lightning plugin that does the writing and reading; ``LastCheckpoint`` keeps ``last.ckpt``
-fresh; ``RandomState`` makes a resumed run draw the numbers that the uninterrupted run would have drawn.
+fresh; ``RandomState`` keeps the random numbers of a resumed run those of an uninterrupted one.
 """
 
 import contextlib
 import errno
 import os
-import random
 import signal
 import time
 from collections.abc import Mapping
@@ -22,10 +21,12 @@ from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins.io import CheckpointIO
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
+from threestudio.systems.rng import get_rng_state, restore_rng_state, set_rng_state
 from threestudio.utils.errors import CheckpointError
 from threestudio.utils.weights import read_checkpoint
 
 LAST_NAME = "last.ckpt"
+RNG_KEY = "threestudio_rng"  # where the system keeps the generators in a checkpoint
 
 _PLAIN_TYPES = (torch.Tensor, str, bytes, bool, int, float, complex, type(None), torch.Size, torch.dtype, torch.device)
 
@@ -275,59 +276,31 @@ class LastCheckpoint(Checkpoint):
 
 
 class RandomState(pl.Callback):
-    """Stores the random number generators in the checkpoint and sets them again before the first resumed step.
+    """Makes a resumed run draw the random numbers that the uninterrupted run would have drawn.
 
-    Validation keeps its random numbers to itself, so how often it runs does not change the training. With several
-    processes the checkpoint has the generators of the first one; the others continue from it, shifted by their rank.
+    The system stores the generators in the checkpoint. They are set again right before the first step, because what
+    Lightning does until then (loaders, the sanity check) draws numbers as well. Validation keeps its random numbers to
+    itself, so how often it runs does not change the training.
     """
 
     def __init__(self) -> None:
-        self._pending: dict[str, Any] | None = None
+        self._pending: list[dict[str, Any]] | None = None
         self._before_validation: dict[str, Any] | None = None
 
-    def state_dict(self) -> dict[str, Any]:
-        return _read_generators()
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._pending = state_dict
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self._pending = checkpoint.get(RNG_KEY)
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
-        if self._pending is None:
-            return
-        _set_generators(self._pending)
-        self._pending = None
-        if trainer.global_rank > 0:
-            seed = int(torch.randint(2**31, ()).item()) + trainer.global_rank
-            torch.manual_seed(seed)
-            np.random.seed(seed % 2**32)
-            random.seed(seed)
+        if self._pending is not None:
+            restore_rng_state(self._pending)
+            self._pending = None
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._before_validation = _read_generators()
+        self._before_validation = get_rng_state()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._before_validation is not None:
-            _set_generators(self._before_validation)
+            set_rng_state(self._before_validation)
             self._before_validation = None
-
-
-def _read_generators() -> dict[str, Any]:
-    version, words, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = np.random.get_state()
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "python": [version, list(words), gauss],
-        "numpy": [name, torch.from_numpy(keys.astype(np.int64)), int(position), int(has_gauss), float(cached)],
-    }
-
-
-def _set_generators(state: Mapping[str, Any]) -> None:
-    torch.set_rng_state(state["torch"].cpu())
-    cuda_states = state["cuda"]
-    if cuda_states and torch.cuda.is_available() and len(cuda_states) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all([s.cpu() for s in cuda_states])
-    version, words, gauss = state["python"]
-    random.setstate((version, tuple(words), gauss))
-    name, keys, position, has_gauss, cached = state["numpy"]
-    np.random.set_state((name, keys.cpu().numpy().astype(np.uint32), position, has_gauss, cached))
