@@ -59,22 +59,29 @@ class TrainingConfig:
 
 
 def diffusion_loss(
-    model: Zero123Model, batch: dict[str, Tensor], camera: Tensor, t: Tensor, noise: Tensor, dropped: Tensor
+    model: Zero123Model,
+    pictures: Tensor,
+    targets: Tensor,
+    camera: Tensor,
+    t: Tensor,
+    noise: Tensor,
+    dropped: Tensor,
 ) -> Tensor:
     """v-prediction loss (Salimans and Ho, 2022) of one batch.
 
     Args:
-        batch: ``cond`` and ``target``, [B, 3, S, S] in [0, 1].
+        pictures: what the prior is given, [B, 3, S, S] in [0, 1].
+        targets: what it shall draw, [B, 3, S, S].
         camera: [B, 4].
         t: timesteps, [B].
         noise: [B, C, h, w].
         dropped: 1 where the pair loses its picture, [B].
     """
-    x0 = model.encode(batch["target"], sample=False)
+    x0 = model.encode(targets, sample=False)
     alpha = model.alphas_cumprod[t].sqrt().view(-1, 1, 1, 1)
     sigma = (1 - model.alphas_cumprod[t]).sqrt().view(-1, 1, 1, 1)
     noisy = alpha * x0 + sigma * noise
-    condition = model.encode_condition(batch["cond"])
+    condition = model.encode_condition(pictures)
     kept = (1 - dropped).view(-1, 1, 1)
     context = model.context(condition, camera) * kept
     output = model.denoise(noisy, t, context, condition.latents * kept[..., None], camera * kept[..., 0])
@@ -169,14 +176,14 @@ class Trainer:
         return self.config.learning_rate * warmup * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
 
     def train_step(self, sampler: PairSampler, rate: float) -> Tensor:
-        batch = sampler.sample(self.config.batch_size)
+        batch = sampler(self.config.batch_size)
         camera = camera_vector(
-            batch["target_elevation"],
-            batch["target_azimuth"],
-            batch["target_distance"],
-            batch["cond_elevation"],
-            batch["cond_azimuth"],
-            batch["cond_distance"],
+            batch.elevation,
+            batch.azimuth,
+            batch.distance,
+            batch.cond_elevation,
+            batch.cond_azimuth,
+            batch.cond_distance,
         )
         size = len(camera)
         t = draw_timesteps(size, self.model.num_train_timesteps - 1, self.config.terminal_share, self.device)
@@ -184,8 +191,7 @@ class Trainer:
         dropped = (torch.rand(size, device=self.device) < self.config.condition_dropout).float()
         self.gradients.zero_()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            images = {"cond": batch["cond"], "target": batch["target"]}
-            loss = self.loss_function(self.model, images, camera, t, noise, dropped)
+            loss = self.loss_function(self.model, batch.cond, batch.target, camera, t, noise, dropped)
         loss.backward()
         if self.world_size > 1:
             dist.all_reduce(self.gradients, op=dist.ReduceOp.AVG if self.device.type == "cuda" else dist.ReduceOp.SUM)
