@@ -163,7 +163,7 @@ class _Stage:
     def __init__(self, name: str, total: int | None, done: int = 0) -> None:
         self.name, self.total, self.done = name, total, done
         self.pace = _Pace(done)
-        self.shown = 0.0
+        self.shown = time.monotonic() if name == "validate" else 0.0
         self.task: Any = None
 
     def text(self, loss: float | None) -> str:
@@ -223,7 +223,7 @@ class CustomProgressBar(ProgressBar):
             return
         stage.done = done
         now = time.monotonic()
-        finished = stage.total is not None and done >= stage.total
+        finished = stage.total is not None and done >= stage.total and (self._is_terminal or name != "validate")
         if not finished and now - stage.shown < (self.TERMINAL_SECONDS if self._is_terminal else self.LOG_SECONDS):
             return
         stage.shown = now
@@ -262,7 +262,7 @@ class CustomProgressBar(ProgressBar):
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not trainer.sanity_checking:
-            self._begin("validate", self.total_val_batches)
+            self._begin("validate", float(self.total_val_batches))
 
     def on_validation_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
         if not trainer.sanity_checking:
@@ -272,7 +272,7 @@ class CustomProgressBar(ProgressBar):
         self._end("validate")
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._begin("test", self.total_test_batches_current_dataloader)
+        self._begin("test", float(sum(trainer.num_test_batches)))
 
     def on_test_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
         self._advance("test", args[2] + 1)
@@ -281,7 +281,7 @@ class CustomProgressBar(ProgressBar):
         self._end("test")
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._begin("export", self.total_predict_batches_current_dataloader)
+        self._begin("export", float(sum(trainer.num_predict_batches)))
 
     def on_predict_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
         self._advance("export", args[2] + 1)

@@ -1,0 +1,128 @@
+"""Mistakes: one clear message each, the right exit status, no traceback, nothing overwritten."""
+
+import pickle
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest_launch import LAUNCHER, call
+
+TRIAL = Path("outputs/tiny/run")
+TRAIN = ("--config", "tiny.yaml", "--train")
+
+
+def test_help_is_quick():
+    start = time.monotonic()
+    done = subprocess.run([sys.executable, str(LAUNCHER), "--help"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0
+    assert "resume=" in done.stdout and "--export" in done.stdout
+    assert time.monotonic() - start < 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fragment"),
+    [
+        (("--config", "tiny.yaml"), "one of the arguments --train --validate --test --export is required"),
+        (("--config", "tiny.yaml", "--train", "--test"), "not allowed with argument"),
+        (("--train",), "the following arguments are required: --config"),
+        (("--config", "tiny.yaml", "--train", "--verbos"), "unknown flag --verbos (did you mean --verbose?)"),
+        (("--config", "tiny.yaml", "--train", "seed"), "overrides are written key=value"),
+    ],
+)
+def test_wrong_command_line(launch, arguments, fragment):
+    launch(*arguments).assert_user_error(fragment)
+
+
+def test_missing_config_names_the_nearest(launch):
+    launch("--config", "tini.yaml", "--train").assert_user_error("'tini.yaml' does not exist", "Did you mean 'tiny.yaml'")
+
+
+@pytest.mark.parametrize(
+    ("override", "fragments"),
+    [
+        ("system.n_valus=3", ("system.n_valus", "Did you mean 'system.n_values'?", "Valid keys: ")),
+        ("sytem.x=3", ("sytem", "Did you mean 'system'?")),
+        ("system.target=soon", ("system.target", "soon", "float")),
+        ("trainer.max_step=3", ("Unknown config key 'trainer.max_step'.", "Did you mean 'trainer.max_steps'?")),
+        ("checkpoint.every_n_train_step=3", ("Did you mean 'checkpoint.every_n_train_steps'?",)),
+        ("system_type=tiny-sytem", ("system_type: No module is registered as 'tiny-sytem'", "'tiny-system'")),
+        ("data_type=", ("no 'data_type'",)),
+        ("trainer.precision=12-odd", ("12-odd",)),
+    ],
+)
+def test_wrong_config(launch, workdir, override, fragments):
+    launch(*TRAIN, override).assert_user_error(*fragments)
+    assert not (workdir / TRIAL).exists()
+
+
+def test_broken_extension_is_reported_and_leaves_the_others_alone(launch, workdir):
+    broken = workdir / "custom/broken"
+    broken.mkdir()
+    (broken / "__init__.py").write_text("import a_package_that_is_not_there\n")
+    (workdir / "custom/dotted-1.0").mkdir()
+    (workdir / "custom/dotted-1.0/__init__.py").write_text("")
+    for ignored in (".hidden", "old_disabled", "__pycache__"):
+        (workdir / "custom" / ignored).mkdir()
+        (workdir / "custom" / ignored / "__init__.py").write_text("raise SystemError('imported')\n")
+    result = launch(*TRAIN, "system_type=broken-system")
+    reason = "No module named 'a_package_that_is_not_there'"
+    result.assert_user_error("broken (FAILED), dotted-1.0 (FAILED), tiny_extension", reason, "must not have a dot")
+    final = result.err[result.err.index("error: ") :]
+    assert "broken-system" in final and f"broken: ModuleNotFoundError: {reason}" in final
+    assert "imported" not in result.text
+
+
+class Payload:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self):
+        return (open, (str(self.target), "w"))
+
+
+@pytest.mark.parametrize("mode", ["--train", "--test"])
+@pytest.mark.parametrize("kind", ["pickle", "garbage", "empty", "truncated", "missing"])
+def test_what_poses_as_a_checkpoint(trained_copy, kind, mode):
+    fake = trained_copy / "fake.ckpt"
+    trace = trained_copy / "executed"
+    good = (trained_copy / TRIAL / "ckpts/last.ckpt").read_bytes()
+    if kind != "missing":
+        content = {"pickle": pickle.dumps(Payload(trace)), "garbage": b"\x13garbage" * 99, "empty": b""}
+        fake.write_bytes(content.get(kind, good[: len(good) // 2]))
+    before = sorted((p, p.stat().st_mtime_ns) for p in (trained_copy / "outputs").rglob("*"))
+    result = call(trained_copy, "--config", "tiny.yaml", mode, "resume=fake.ckpt")
+    result.assert_user_error("fake.ckpt")
+    assert not trace.exists()
+    assert before == sorted((p, p.stat().st_mtime_ns) for p in (trained_copy / "outputs").rglob("*"))
+
+
+def test_resume_last_without_a_run(launch):
+    launch(*TRAIN, "resume=last").assert_user_error("resume=last", "outputs/tiny/run*")
+
+
+def test_no_space_left_keeps_the_previous_checkpoint(launch, workdir):
+    result = launch(*TRAIN, "system.fill_disk_at=5")
+    result.assert_user_error("No space left", "resume=outputs/tiny/run")
+    folder = workdir / TRIAL / "ckpts"
+    assert sorted(p.name for p in folder.iterdir()) == ["epoch=0-step=4.ckpt", "last.ckpt"]
+    again = launch(*TRAIN, "resume=last")
+    assert again.code == 0, again.text
+
+
+def test_internal_error_has_its_traceback_in_a_file(launch, workdir):
+    result = launch(*TRAIN, "system.fail_at=2")
+    assert result.code == 1
+    assert "internal error: ZeroDivisionError: a fault in the code" in result.err
+    assert "Traceback" not in result.text
+    log = workdir / TRIAL / "error.log"
+    assert f"{TRIAL}/error.log" in result.err and "Traceback" in log.read_text()
+
+
+def test_verbose_shows_the_traceback(launch):
+    result = launch(*TRAIN, "system.target=soon", "--verbose")
+    assert result.code == 2
+    assert "Traceback" in result.err

@@ -1,0 +1,117 @@
+"""Runs that succeed: train, resume, validate, test, export, and what they write."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest_launch import LAUNCHER, call, environment
+
+TRIAL = Path("outputs/tiny/run")
+
+
+def values_of(checkpoint: Path) -> torch.Tensor:
+    return torch.load(checkpoint, weights_only=True)["state_dict"]["values"]
+
+
+def test_training_ends_with_test_pass_and_says_where_results_are(trained):
+    folder, result = trained
+    assert result.code == 0, result.text
+    trial = folder / TRIAL
+    assert result.out.splitlines()[-1] == f"results in {TRIAL}: save/it8-test.mp4"
+    assert (trial / "save/it8-test/2.png").is_file()
+    assert (trial / "save/it4-val.npy").is_file()
+    assert result.text.count("running on the CPU") == 1
+    assert "it/s" in result.err and "left" in result.err and "loss" in result.err
+    assert "Traceback" not in result.text
+
+
+def test_training_leaves_snapshots_and_logs(trained):
+    trial = trained[0] / TRIAL
+    assert (trial / "configs/raw.yaml").read_text() == (trained[0] / "tiny.yaml").read_text()
+    assert "max_steps: 8" in (trial / "configs/parsed.yaml").read_text()
+    assert "--config tiny.yaml --train" in (trial / "cmd.txt").read_text()
+    assert (trial / "code/custom/tiny_extension/__init__.py").is_file()
+    assert "train/loss" in (trial / "csv_logs/version_0/metrics.csv").read_text()
+    assert list((trial / "tb_logs/version_0").glob("events*"))
+
+
+def test_checkpoints_hold_only_tensors_and_plain_values(trained):
+    folder = trained[0] / TRIAL / "ckpts"
+    assert {p.name for p in folder.iterdir()} == {"epoch=0-step=4.ckpt", "epoch=0-step=8.ckpt", "last.ckpt"}
+    last = torch.load(folder / "last.ckpt", weights_only=True)
+    assert last["global_step"] == 8
+    assert last["optimizer_states"][0]["param_groups"][0]["betas"] == (0.9, 0.99)
+
+
+def test_resumed_run_equals_uninterrupted_run(trained, workdir):
+    first = call(workdir, "--config", "tiny.yaml", "--train", "trainer.max_steps=5", "trainer.limit_test_batches=0")
+    assert first.code == 0, first.text
+    assert not (workdir / TRIAL / "save/it5-test").exists()
+    second = call(workdir, "--config", "tiny.yaml", "--train", "resume=last")
+    assert second.code == 0, second.text
+    assert torch.equal(values_of(workdir / TRIAL / "ckpts/last.ckpt"), values_of(trained[0] / TRIAL / "ckpts/last.ckpt"))
+    assert len((workdir / TRIAL / "cmd.txt").read_text().splitlines()) == 2
+
+
+def test_resume_from_the_folder_of_a_run_goes_on_in_that_folder(trained_copy):
+    result = call(trained_copy, "--config", "tiny.yaml", "--train", f"resume={TRIAL}", "trainer.max_steps=10", "tag=other")
+    assert result.code == 0, result.text
+    assert f"results in {TRIAL}" in result.out
+    assert not (trained_copy / "outputs/tiny/other").exists()
+    assert torch.load(trained_copy / TRIAL / "ckpts/last.ckpt", weights_only=True)["global_step"] == 10
+
+
+@pytest.mark.parametrize(
+    ("mode", "file"),
+    [("validate", "it8-val.npy"), ("test", "it8-test.mp4"), ("export", "it8-export/values.json")],
+)
+def test_evaluation_modes_use_the_checkpoint(trained_copy, mode, file):
+    written = trained_copy / TRIAL / "save" / file
+    written.unlink(missing_ok=True)
+    result = call(trained_copy, "--config", "tiny.yaml", f"--{mode}", f"resume={TRIAL}/ckpts/last.ckpt")
+    assert result.code == 0, result.text
+    assert written.is_file()
+    if mode == "validate":
+        expected = values_of(trained_copy / TRIAL / "ckpts/last.ckpt").numpy()
+        assert np.array_equal(np.load(written), expected)
+
+
+def wait_for(condition, process: subprocess.Popen, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None and time.monotonic() < end, process.communicate()
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_stopped_run_goes_on_from_its_last_checkpoint(workdir, trained, signum):
+    """SIGKILL leaves the last periodic checkpoint; the others save the step at which they stop."""
+    command = [sys.executable, str(LAUNCHER), "--config", "tiny.yaml", "--train", "system.step_seconds=0.3"]
+    process = subprocess.Popen(
+        [*command, "checkpoint.every_n_train_steps=2"],
+        cwd=workdir,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    last = workdir / TRIAL / "ckpts/last.ckpt"
+    wait_for(last.is_file, process)
+    os.kill(process.pid, signum)
+    _, err = process.communicate(timeout=60)
+    expected_code = {signal.SIGKILL: -9, signal.SIGINT: 130, signal.SIGTERM: 143}[signum]
+    assert process.returncode == expected_code, err
+    assert "Traceback" not in err
+    reached = torch.load(last, weights_only=True)["global_step"]
+    assert 2 <= reached < 8
+    if signum == signal.SIGINT:
+        assert f"continue with resume={TRIAL}" in err
+    result = call(workdir, "--config", "tiny.yaml", "--train", f"resume={TRIAL}")
+    assert result.code == 0, result.text
+    assert torch.equal(values_of(last), values_of(trained[0] / TRIAL / "ckpts/last.ckpt"))
