@@ -29,7 +29,6 @@ _BUILTINS: dict[str, str] = {
     "neural-environment-map-background": "threestudio.models.background.neural_environment_map_background",
     "mesh-exporter": "threestudio.models.exporters.mesh_exporter",
     "dummy-exporter": "threestudio.models.exporters.base",
-    "dummy-prompt-processor": "threestudio.models.prompt_processors.dummy_prompt_processor",
 }
 
 #: names that upstream registers and this host leaves out; a lookup says so instead of guessing

@@ -78,7 +78,8 @@ class BaseSystem(pl.LightningModule, Updateable, SaverMixin):
         missing = [k for k in missing if not ignore_modules or not k.startswith(tuple(f"{m}." for m in ignore_modules))]
         if missing or unexpected:
             threestudio.warn(
-                f"Weights of {weights}: {len(missing)} missing {missing[:5]}, {len(unexpected)} unused {unexpected[:5]}."
+                f"Weights of {weights}: {len(missing)} missing {missing[:5]}, "
+                f"{len(unexpected)} unused {unexpected[:5]}."
             )
         self.do_update_step(epoch, global_step, on_load_weights=True)
 
@@ -303,7 +304,8 @@ class BaseLift3DSystem(BaseSystem):
             save = getattr(self, f"save_{output.save_type}", None)
             if save is None:
                 raise ValueError(
-                    f"{output.save_type!r} of '{output.save_name}' is not supported: there is no save_{output.save_type}."
+                    f"The save type {output.save_type!r} of '{output.save_name}' is not supported: there is no "
+                    f"save_{output.save_type}."
                 )
             save(f"it{self.true_global_step}-export/{output.save_name}", **output.params)
 

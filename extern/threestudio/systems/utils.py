@@ -28,7 +28,8 @@ def get_parameters(model: Any, name: str) -> list[nn.Parameter]:
             near = difflib.get_close_matches(attribute, names, n=1)
             hint = f" Did you mean '{near[0]}'?" if near else ""
             raise ModulePathError(
-                f"optimizer.params names '{name}', but {where} has no '{attribute}'.{hint} It has: {', '.join(names) or 'nothing'}."
+                f"optimizer.params names '{name}', but {where} has no '{attribute}'.{hint} "
+                f"It has: {', '.join(names) or 'nothing'}."
             )
         part = getattr(part, attribute)
         walked.append(attribute)

@@ -142,7 +142,8 @@ class BaseModule(nn.Module, Updateable):
             weights_path, separator, module_name = self.cfg.weights.rpartition(":")
             if not separator:
                 raise ValueError(
-                    f"weights must be '<checkpoint>:<module name>', for instance 'last.ckpt:geometry', got '{self.cfg.weights}'."
+                    "weights must be '<checkpoint>:<module name>', for instance 'last.ckpt:geometry', "
+                    f"got '{self.cfg.weights}'."
                 )
             state_dict, epoch, global_step = load_module_weights(
                 weights_path, module_name=module_name, map_location="cpu"

@@ -184,7 +184,8 @@ def parse_structured(fields: Any, cfg: Any = None) -> Any:
     """
     if not isinstance(cfg, (Mapping, DictConfig)):
         raise ConfigError(
-            f"{_owner(fields)} needs a mapping of keys to values, not {type(cfg).__name__}; write {{}} for the defaults."
+            f"{_owner(fields)} needs a mapping of keys to values, not {type(cfg).__name__}; "
+            "write {} for the defaults."
         )
     prefix = _path_of(cfg)
     _check_keys(fields, cfg, prefix)
@@ -230,8 +231,8 @@ def _value_message(fields: Any, values: Mapping, prefix: str, error: ValidationE
         wanted = str(annotation).replace("typing.", "")
     given = values.get(top)
     return (
-        f"Config key '{_join(prefix, full_key)}' has the value {given!r} ({type(given).__name__}); {_owner(fields)} needs "
-        f"{wanted}. ({_first_line(error)})"
+        f"Config key '{_join(prefix, full_key)}' has the value {given!r} ({type(given).__name__}); "
+        f"{_owner(fields)} needs {wanted}. ({_first_line(error)})"
     )
 
 
@@ -305,7 +306,10 @@ def _missing_message(key: str, raw: Any) -> str:
     if not culprits:
         return f"{key} has no value yet ('???'): give it in the YAML file or on the command line ({key}=...)."
     first = culprits[0]
-    return f"{first} has no value yet, and {key} is made from it: give it in the YAML file or on the command line ({first}=...)."
+    return (
+        f"{first} has no value yet, and {key} is made from it: give it in the YAML file or on the command line "
+        f"({first}=...)."
+    )
 
 
 def _raw_value(raw: Any, path: str) -> Any:

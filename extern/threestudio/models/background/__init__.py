@@ -1,0 +1,1 @@
+"""Backgrounds: colour of the rays that hit nothing."""

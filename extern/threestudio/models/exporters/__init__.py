@@ -1,0 +1,1 @@
+"""Exporters: what ``--export`` writes."""

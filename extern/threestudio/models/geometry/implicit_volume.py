@@ -1,0 +1,128 @@
+"""``implicit-volume``: a density and feature field from an encoding and an MLP."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from threestudio import register
+from threestudio.models.geometry.base import BaseImplicitGeometry, contract_to_unisphere
+from threestudio.models.networks import get_encoding, get_mlp
+from threestudio.utils.errors import UserError
+from threestudio.utils.ops import get_activation
+
+__all__ = ["ImplicitVolume"]
+
+
+@register("implicit-volume")
+class ImplicitVolume(BaseImplicitGeometry):
+    """Density and features of contracted points; the density starts as a blob around the origin (DreamFusion,
+    appendix A.2).
+    """
+
+    @dataclass
+    class Config(BaseImplicitGeometry.Config):
+        n_input_dims: int = 3
+        n_feature_dims: int = 3
+        density_activation: str | None = "softplus"
+        density_bias: float | str = "blob_magic3d"  # a number, blob_dreamfusion or blob_magic3d
+        density_blob_scale: float = 10.0
+        density_blob_std: float = 0.5
+        pos_encoding_config: dict = field(
+            default_factory=lambda: {"otype": "ProgressiveBandFrequency", "n_frequencies": 6, "include_xyz": True}
+        )
+        mlp_network_config: dict = field(
+            default_factory=lambda: {"otype": "VanillaMLP", "activation": "ReLU", "n_neurons": 64, "n_hidden_layers": 1}
+        )
+        normal_type: str | None = (
+            "finite_difference"  # finite_difference | finite_difference_laplacian | pred | analytic
+        )
+        finite_difference_normal_eps: float = 0.01
+        isosurface_threshold: float | str = 25.0
+
+    cfg: Config
+
+    def configure(self) -> None:
+        super().configure()
+        self.encoding = get_encoding(self.cfg.n_input_dims, self.cfg.pos_encoding_config)
+        n_encoded = self.encoding.n_output_dims
+        self.density_network = get_mlp(n_encoded, 1, self.cfg.mlp_network_config)
+        if self.cfg.n_feature_dims > 0:
+            self.feature_network = get_mlp(n_encoded, self.cfg.n_feature_dims, self.cfg.mlp_network_config)
+        if self.cfg.normal_type == "pred":
+            self.normal_network = get_mlp(n_encoded, 3, self.cfg.mlp_network_config)
+
+    def get_activated_density(self, points: Tensor, density: Tensor) -> tuple[Tensor, Tensor]:
+        """Raw and activated density [*N, 1] of world points [*N, 3] and network outputs [*N, 1]."""
+        bias: Any = self.cfg.density_bias
+        if isinstance(bias, str):
+            distance = points.square().sum(dim=-1, keepdim=True)
+            scale, std = self.cfg.density_blob_scale, self.cfg.density_blob_std
+            if bias == "blob_dreamfusion":
+                bias = scale * torch.exp(-0.5 * distance / std**2)
+            elif bias == "blob_magic3d":
+                bias = scale * (1 - torch.sqrt(distance) / std)
+            else:
+                raise UserError(f"density_bias is a number, 'blob_dreamfusion' or 'blob_magic3d', got '{bias}'.")
+        raw = density + bias
+        return raw, get_activation(self.cfg.density_activation)(raw)
+
+    def forward(self, points: Tensor, output_normal: bool = False) -> dict[str, Tensor]:
+        needs_graph = output_normal and self.cfg.normal_type == "analytic"
+        with torch.set_grad_enabled(torch.is_grad_enabled() or needs_graph):
+            if needs_graph:
+                points = points.requires_grad_(True) if points.is_leaf else points
+            encoded = self._encode(points)
+            density = self.density_network(encoded).view(*points.shape[:-1], 1)
+            _, density = self.get_activated_density(points, density)
+            output = {"density": density}
+            if self.cfg.n_feature_dims > 0:
+                output["features"] = self.feature_network(encoded).view(*points.shape[:-1], self.cfg.n_feature_dims)
+            if output_normal:
+                normal = self._normal(points, density, encoded)
+                output |= {"normal": normal, "shading_normal": normal}
+        return output
+
+    def _encode(self, points: Tensor) -> Tensor:
+        unit = contract_to_unisphere(points, self.bbox, self.unbounded)
+        return self.encoding(unit.view(-1, self.cfg.n_input_dims))
+
+    def _normal(self, points: Tensor, density: Tensor, encoded: Tensor) -> Tensor:
+        kind, eps, radius = self.cfg.normal_type, self.cfg.finite_difference_normal_eps, self.cfg.radius
+        if kind == "analytic":
+            gradient = torch.autograd.grad(density.sum(), points, create_graph=torch.is_grad_enabled())[0]
+            return -F.normalize(gradient, dim=-1)
+        if kind == "pred":
+            return F.normalize(self.normal_network(encoded).view(*points.shape[:-1], 3), dim=-1)
+        offsets = eps * torch.eye(3, device=points.device, dtype=points.dtype)
+        if kind == "finite_difference":
+            near = self.forward_density((points[..., None, :] + offsets).clamp(-radius, radius))[..., 0]
+            return -F.normalize((near - density) / eps, dim=-1)
+        if kind == "finite_difference_laplacian":
+            both = torch.stack([points[..., None, :] + offsets, points[..., None, :] - offsets], dim=-3)
+            near = self.forward_density(both.clamp(-radius, radius))[..., 0]
+            return -F.normalize(0.5 * (near[..., 0, :] - near[..., 1, :]) / eps, dim=-1)
+        raise UserError(
+            "normal_type is 'finite_difference', 'finite_difference_laplacian', 'pred' or 'analytic' when normals are "
+            f"asked for, got '{kind}'."
+        )
+
+    def forward_density(self, points: Tensor) -> Tensor:
+        density = self.density_network(self._encode(points)).reshape(*points.shape[:-1], 1)
+        return self.get_activated_density(points, density)[1]
+
+    def forward_field(self, points: Tensor) -> tuple[Tensor, Tensor | None]:
+        if self.cfg.isosurface_deformable_grid:
+            raise UserError("implicit-volume has no deformable grid: set isosurface_deformable_grid to false.")
+        return self.forward_density(points), None
+
+    def forward_level(self, field: Tensor, threshold: float) -> Tensor:
+        return -(field - threshold)
+
+    def export(self, points: Tensor, **kwargs: Any) -> dict[str, Any]:
+        if self.cfg.n_feature_dims == 0:
+            return {}
+        features = self.feature_network(self._encode(points)).view(*points.shape[:-1], self.cfg.n_feature_dims)
+        return {"features": features}

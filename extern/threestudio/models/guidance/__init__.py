@@ -1,0 +1,1 @@
+"""Guidance comes from extensions; the host has none of its own."""

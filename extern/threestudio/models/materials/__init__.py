@@ -1,0 +1,1 @@
+"""Materials: features and light to colour."""

@@ -1,0 +1,1 @@
+"""Prompt processors: interface, caching and view-dependent prompts; extensions bring the text encoders."""

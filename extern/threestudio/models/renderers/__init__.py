@@ -1,0 +1,1 @@
+"""Renderers: interfaces only; extensions bring the renderers."""
