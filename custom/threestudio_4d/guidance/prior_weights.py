@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..errors import UserError
+from ..paths import project_root
 
 CHECKPOINT_SUFFIXES = (".ckpt", ".pt", ".pth", ".safetensors")
 BUILT_IN_FOLDER = Path("load", "priors")
@@ -48,9 +49,8 @@ class PriorWeights:
 
 
 def search_roots() -> list[Path]:
-    """Folders that relative names are looked up in: the working directory, then the checkout of this package."""
-    here = Path(__file__)
-    roots = [Path.cwd(), here.parents[3], here.resolve().parents[3]]
+    """Folders that relative names are looked up in: the working directory, the project, the checkout behind a link."""
+    roots = [Path.cwd(), project_root(), Path(__file__).resolve().parents[3]]
     return list(dict.fromkeys(root.resolve() for root in roots))
 
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -53,6 +53,7 @@ class ScoreDistillation:
         timesteps: ``[L*B]`` long.
         min_step, max_step: the window of the first level, inclusive.
         levels: L.
+        evaluation: pictures to look at, if asked for.
     """
 
     loss: Tensor
@@ -62,6 +63,7 @@ class ScoreDistillation:
     min_step: int
     max_step: int
     levels: int = 1
+    evaluation: dict[str, Any] | None = None
 
     def level_losses(self) -> Tensor:
         """``[L]``: for each level the sum over its images divided by the number of views; d(loss)/dz = gradient / B."""
@@ -239,7 +241,7 @@ def check_finite(gradient: Tensor, timesteps: Tensor, guidance: str) -> None:
         steps = timesteps[bad].tolist()
         raise NonFiniteScoreError(
             f"{guidance}: the score is not finite for image(s) {rows} at timestep(s) {steps}. Either the rendered "
-            "images already were not, or half precision overflowed: try half_precision_weights=bf16 or none"
+            "images already were not, or half precision overflowed: try half_dtype=bf16 or half_precision_weights=false"
         )
 
 

@@ -1,0 +1,314 @@
+"""``zero123-guidance-t``: score distillation from a Zero123 that is shown, for every view, the input frame of its time.
+
+Consistent4D (Jiang et al., ICLR 2024) asks Zero-1-to-3 (Liu et al., ICCV 2023), for each rendered view at time t, what
+the object looks like from there given the input frame at t. The frames are encoded once; a step encodes the rendered
+images, adds noise, lets the network predict it, and pulls the images towards the prediction.
+
+Conventions of the published models that look unusual and are kept: the latent of the picture is the posterior mean and
+is *not* scaled, that of a render is a posterior sample and is; without condition means zeros *after* the camera
+projection and a zero picture latent; the image embedding is not normalised; w(t) = 1 - alpha_bar.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Optional
+
+import torch
+from diffusers import AutoencoderKL
+
+import threestudio
+from threestudio.utils.base import BaseObject
+from threestudio.utils.misc import C
+from threestudio.utils.typing import Float, Int, Tensor
+
+from ..errors import UserError
+from . import score_distillation as sd
+from .prior_weights import ZERO123_PARTS, resolve_prior
+from .score_distillation import ScoreDistillation
+from .zero123_ckpt import load_zero123_checkpoint
+from .zero123_model import Zero123Condition, Zero123Model, camera_vector
+
+_HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
+_PREPARE_BATCH = 8
+
+
+def load_zero123(name: str, device: torch.device | str = "cpu") -> Zero123Model:
+    """A frozen Zero123 in single precision, from whatever ``name`` stands for: see :func:`resolve_prior`."""
+    weights = resolve_prior(name, ZERO123_PARTS)
+    if weights.kind == "folder":
+        model = Zero123Model.load(weights.path, device=device)
+    else:
+        model = load_zero123_checkpoint(weights.path, device=device)
+    return model.requires_grad_(False).eval()
+
+
+@threestudio.register("zero123-guidance-t")
+class Zero123GuidanceT(BaseObject):
+    """Score distillation with one condition for every frame of a clip.
+
+    Values marked "schedule" are numbers or threestudio schedules such as ``[0, 0.98, 0.25, 5000]``.
+    """
+
+    @dataclass
+    class Config(BaseObject.Config):
+        pretrained_model_name_or_path: str = "zero123-tiny"
+        """Built-in prior, folder in diffusers layout, hub id, or original ``.ckpt``."""
+        cond_elevation_deg: float = 0.0
+        """Where the camera of the input frames stands."""
+        cond_azimuth_deg: float = 0.0
+        cond_camera_distance: float = 2.0
+        guidance_scale: Any = 5.0
+        """Schedule. Weight of classifier-free guidance, ``uncond + s (cond - uncond)``; 1 skips the second pass."""
+        min_step_percent: Any = 0.2
+        """Schedule. Timesteps are drawn between these fractions of the noise schedule, both ends included."""
+        max_step_percent: Any = 0.98
+        weighting_strategy: str = "sds"
+        """w(t): ``sds`` (1 - alpha_bar, as published), ``uniform``, ``fantasia3d``, ``x0``."""
+        grad_clip: Any = None
+        """Schedule. Entries of the score are clamped to plus or minus this; null: not at all."""
+        use_same_noise: bool = False
+        """Give all levels of a cascade the same noise and timesteps. Published runs draw them afresh for each level."""
+        half_precision_weights: bool = True
+        """Run the UNet in half precision on a GPU. The CPU always runs single precision."""
+        half_dtype: str = "fp16"
+        """``fp16`` (as published), or ``bf16``: coarser, and never overflows."""
+        vae_half_precision: bool = False
+        """Encode renders in half precision too; published runs keep the encoder in single precision."""
+        vae_checkpointing: bool = False
+        """Recompute the encoder's activations in the backward pass: about a third more time for much less memory."""
+        sample_posterior: bool = True
+        """Latents of renders are samples of the encoder's posterior (as published); false takes its mean."""
+        max_batch: Optional[int] = None  # noqa: UP045 - OmegaConf 2.3 reads Optional on every Python version
+        """Most images that the UNet sees at once, conditional and unconditional ones counted; null: all."""
+        compile_unet: bool = False
+        """``torch.compile`` the UNet, channels last. Pays on a GPU after some minutes."""
+
+    cfg: Config
+
+    def configure(self, model: Zero123Model | None = None) -> None:
+        """Load the prior; ``model`` is used instead of the one that the config names, if given."""
+        if self.cfg.half_dtype not in _HALF:
+            raise UserError(f"half_dtype must be one of {', '.join(_HALF)}, got {self.cfg.half_dtype!r}")
+        if self.cfg.max_batch is not None and self.cfg.max_batch < 1:
+            raise UserError(f"max_batch must be 1 or more, or null, got {self.cfg.max_batch}")
+        if model is None:
+            threestudio.info(f"Loading the Zero123 prior {self.cfg.pretrained_model_name_or_path}")
+            model = load_zero123(self.cfg.pretrained_model_name_or_path, self.device)
+        self.model = model.to(self.device).requires_grad_(False).eval()
+        if self.cfg.half_precision_weights and self.device.type == "cuda":
+            self.model.unet.to(_HALF[self.cfg.half_dtype])
+            if self.cfg.vae_half_precision:
+                self.model.vae.to(_HALF[self.cfg.half_dtype])
+        if self.cfg.vae_checkpointing and isinstance(self.model.vae, AutoencoderKL):
+            self.model.vae.enable_gradient_checkpointing()
+        if self.cfg.compile_unet:
+            self.model.unet.to(memory_format=torch.channels_last)
+            self.model.unet.compile()
+        self._form = sd.gradient_form(self.model.prediction_type)
+        self._coefficients = sd.gradient_coefficients(
+            self.model.alphas_cumprod, self.cfg.weighting_strategy, self._form
+        ).to(self.device)
+        self.condition: Zero123Condition | None = None
+        self.update_step(0, 0)
+
+    @property
+    def image_size(self) -> int:
+        """Side in pixels that the prior works at; other sizes are resized to it."""
+        return self.model.image_size
+
+    def update_step(self, epoch: int, global_step: int, on_load_weights: bool = False) -> None:
+        """Read the schedules."""
+        cfg = self.cfg
+        self.guidance_scale = float(C(cfg.guidance_scale, epoch, global_step))
+        self.grad_clip = None if cfg.grad_clip is None else float(C(cfg.grad_clip, epoch, global_step))
+        self.min_step, self.max_step = sd.timestep_window(
+            C(cfg.min_step_percent, epoch, global_step),
+            C(cfg.max_step_percent, epoch, global_step),
+            self.model.num_train_timesteps,
+        )
+
+    # Conditions -------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def prepare(self, images: Float[Tensor, "N H W 3"]) -> None:
+        """Encode the frames of the clip, on white and in [0, 1], once. ``frame_indices`` later refer to them.
+
+        The image encoder is needed only here: on a GPU it waits in main memory from then on.
+        """
+        if images.ndim != 4 or images.shape[-1] != 3:
+            raise ValueError(f"prepare wants images [N, H, W, 3], got {tuple(images.shape)}")
+        self.model.image_encoder.to(self.device)
+        parts = []
+        with self._single_precision():
+            for chunk in images.split(_PREPARE_BATCH):
+                chunk = chunk.to(self.device, torch.float32).movedim(-1, 1)
+                parts.append(self.model.encode_condition(self.model.resize(chunk)))
+        self.condition = Zero123Condition(
+            torch.cat([part.embeddings.float() for part in parts]), torch.cat([part.latents.float() for part in parts])
+        )
+        if self.device.type == "cuda":
+            self.model.image_encoder.to("cpu")
+
+    def camera(
+        self, elevation: Float[Tensor, " B"], azimuth: Float[Tensor, " B"], camera_distances: Float[Tensor, " B"]
+    ) -> Float[Tensor, "B 4"]:
+        """Change of camera from the input frame to each view; angles in degrees."""
+        cfg = self.cfg
+        views = (value.to(self.device, torch.float32) for value in (elevation, azimuth, camera_distances))
+        return camera_vector(*views, cfg.cond_elevation_deg, cfg.cond_azimuth_deg, cfg.cond_camera_distance)
+
+    def _frames(self, frame_indices: Int[Tensor, " B"]) -> Zero123Condition:
+        if self.condition is None:
+            raise RuntimeError("zero123-guidance-t has no input frames yet: call prepare(images) first")
+        # Checked on the CPU only: on a GPU it would wait for the device, which itself reports an index out of range.
+        count = len(self.condition)
+        if frame_indices.device.type == "cpu" and int(frame_indices.max()) >= count:
+            raise IndexError(f"frame {int(frame_indices.max())} asked for, but {count} frames are prepared")
+        return self.condition[frame_indices.to(self.device)]
+
+    # Networks ---------------------------------------------------------------------------------------------------------
+
+    def _single_precision(self) -> torch.autocast:
+        """No autocast: every network runs in the precision of its own weights, whatever the trainer's setting is."""
+        return torch.autocast(self.device.type, enabled=False)
+
+    def encode(self, rgb: Float[Tensor, "B H W 3"]) -> Float[Tensor, "B C h w"]:
+        """Scaled latents of renders in [0, 1], differentiable."""
+        with self._single_precision():
+            images = self.model.resize(rgb.to(self.device, torch.float32).movedim(-1, 1))
+            return self.model.encode(images, sample=self.cfg.sample_posterior).float()
+
+    def predict(
+        self,
+        noisy: Float[Tensor, "B C h w"],
+        timesteps: Int[Tensor, " B"],
+        condition: Zero123Condition,
+        camera: Float[Tensor, "B 4"],
+    ) -> tuple[Float[Tensor, "B C h w"], Float[Tensor, "B C h w"]]:
+        """Noise and clean latents that the prior sees in ``noisy`` after guidance, ``max_batch`` rows at a time."""
+        rows = len(noisy)
+        if self.cfg.max_batch is not None:
+            passes = 1 if self.guidance_scale == 1 else 2
+            rows = max(1, self.cfg.max_batch // passes)
+        with self._single_precision():
+            parts = [
+                self.model.predict(noisy[i], timesteps[i], condition[i], camera[i], self.guidance_scale)
+                for i in (slice(start, start + rows) for start in range(0, len(noisy), rows))
+            ]
+        eps, x0 = (torch.cat(part) for part in zip(*parts, strict=True))
+        return eps, x0
+
+    @torch.no_grad()
+    def sample(
+        self,
+        elevation: Float[Tensor, " B"],
+        azimuth: Float[Tensor, " B"],
+        camera_distances: Float[Tensor, " B"],
+        frame_indices: Int[Tensor, " B"],
+        steps: int = 40,
+        generator: torch.Generator | None = None,
+    ) -> Float[Tensor, "B S S 3"]:
+        """Views that the prior draws on its own, by DDIM: to see what the distillation will pull towards."""
+        with self._single_precision():
+            camera = self.camera(elevation, azimuth, camera_distances)
+            images = self.model.sample(self._frames(frame_indices), camera, steps, self.guidance_scale, generator)
+        return images.movedim(1, -1)
+
+    # Distillation -----------------------------------------------------------------------------------------------------
+
+    def distill(
+        self,
+        rgb: Float[Tensor, "LB H W 3"],
+        elevation: Float[Tensor, " LB"],
+        azimuth: Float[Tensor, " LB"],
+        camera_distances: Float[Tensor, " LB"],
+        frame_indices: Int[Tensor, " LB"],
+        levels: int | None = None,
+        noise: Float[Tensor, "LB C h w"] | None = None,
+        timesteps: Int[Tensor, " LB"] | None = None,
+        guidance_eval: bool = False,
+        **kwargs: Any,
+    ) -> ScoreDistillation:
+        """Distil the score of every image, all levels of a cascade in one batch.
+
+        Args:
+            rgb: renders in [0, 1], any size; level by level (all views of level 0, then of level 1, ...).
+            elevation, azimuth, camera_distances: cameras of the images, degrees and world units.
+            frame_indices: which prepared frame each image is shown, long.
+            levels: L. Needed when ``use_same_noise`` is on; otherwise it only scales ``grad_norm``.
+            noise, timesteps: fixed values instead of random ones.
+            guidance_eval: also decode what the network saw and what it made of it, into ``evaluation``.
+
+        Raises:
+            NonFiniteScoreError: the score is not finite.
+        """
+        if self.cfg.use_same_noise and levels is None:
+            raise ValueError("use_same_noise needs to know how many levels the batch has: call distill(..., levels=L)")
+        levels = levels or 1
+        if len(rgb) % levels:
+            raise ValueError(f"{len(rgb)} images do not divide into {levels} levels")
+        views = len(rgb) // levels
+        condition, camera = self._frames(frame_indices), self.camera(elevation, azimuth, camera_distances)
+        latents = self.encode(rgb)
+        with torch.no_grad():
+            repeats = levels if self.cfg.use_same_noise else 1
+            if timesteps is None:
+                window = (self.min_step, self.max_step)
+                timesteps = sd.sample_timesteps(len(rgb) // repeats, window, self.device).repeat(repeats)
+            if noise is None:
+                noise = torch.randn_like(latents[: len(rgb) // repeats]).repeat(repeats, 1, 1, 1)
+            noisy = sd.add_noise(latents, noise, self.model.alphas_cumprod[timesteps])
+            eps, x0 = self.predict(noisy, timesteps, condition, camera)
+            gradient = sd.score_gradient(
+                self._coefficients[timesteps], self._form, latents=latents, noise=noise, eps=eps, x0=x0
+            )
+            sd.check_finite(gradient, timesteps, "zero123-guidance-t")
+            gradient = sd.clip_gradient(gradient, self.grad_clip)
+            evaluation = self._evaluation(noisy, x0, timesteps) if guidance_eval else None
+        return ScoreDistillation(
+            loss=sd.reparametrised_loss(latents, gradient),
+            gradient=gradient,
+            grad_norm=gradient.norm() / views,
+            timesteps=timesteps,
+            min_step=self.min_step,
+            max_step=self.max_step,
+            levels=levels,
+            evaluation=evaluation,
+        )
+
+    def _evaluation(self, noisy: Tensor, x0: Tensor, timesteps: Tensor) -> dict[str, Any]:
+        with self._single_precision():
+            pictures = [self.model.decode(latents).movedim(1, -1) for latents in (noisy, x0)]
+        return {
+            "bs": len(noisy),
+            "noise_levels": (timesteps.float() / self.model.num_train_timesteps).tolist(),
+            "imgs_noisy": pictures[0],
+            "imgs_1step": pictures[1],
+        }
+
+    def __call__(
+        self,
+        rgb: Float[Tensor, "B H W 3"],
+        elevation: Float[Tensor, " B"],
+        azimuth: Float[Tensor, " B"],
+        camera_distances: Float[Tensor, " B"],
+        frame_indices: Int[Tensor, " B"],
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """threestudio's way to ask: ``loss_sds`` (sum over images / B), ``grad_norm``, ``min_step``, ``max_step``.
+
+        With ``guidance_eval=True`` also ``eval``: ``bs``, ``noise_levels`` and the pictures ``imgs_noisy`` (what the
+        network saw) and ``imgs_1step`` (the clean image that it predicts), ``[B, S, S, 3]`` each.
+        """
+        kwargs["levels"] = 1
+        result = self.distill(rgb, elevation, azimuth, camera_distances, frame_indices, **kwargs)
+        out: dict[str, Any] = {
+            "loss_sds": result.level_losses()[0],
+            "grad_norm": result.grad_norm,
+            "min_step": result.min_step,
+            "max_step": result.max_step,
+        }
+        if result.evaluation is not None:
+            out["eval"] = result.evaluation
+        return out
