@@ -25,7 +25,7 @@ from ..errors import UserError
 from ..guidance.interpolation.consistency import interpolation_consistency_loss
 from . import losses
 from .objective import LossWeights, Overall, PerLevel, Term, select_levels
-from .pictures import ResultPictures, save_view_strip
+from .pictures import Picture, ResultPictures, guidance_sheet
 
 REFERENCE, NOVEL_VIEW = "reference", "sds"
 LOG_NAMES = {REFERENCE: "ref", NOVEL_VIEW: "zero123"}
@@ -52,7 +52,8 @@ class Consistent4D(BaseLift3DSystem):
         """
         freq: dict = field(default_factory=dict)
         """``ref_or_zero123``: "alternate" (reference on every ``n_ref``-th step and on the first ``ref_only_steps``) or
-        "accumulate" (both kinds on every step)."""
+        "accumulate" (both kinds on every step). ``guidance_eval``: about every so many steps, write what the prior saw
+        and made of it to ``it<step>-train.png``; 0 never."""
         video_fps: int = 16
         eval_frame_size: int = 256
         """Width and height in pixels of the frames under ``save/eval``; renders of another size are resized."""
@@ -61,9 +62,11 @@ class Consistent4D(BaseLift3DSystem):
 
     def configure(self) -> None:
         super().configure()
-        self.n_levels = len(self.geometry.cfg.grid_size)
+        self.n_levels = self.geometry.n_levels
         self.loss_weights = LossWeights(self.cfg.loss, self.C, self.n_levels, PER_LEVEL_TERMS, OVERALL_TERMS)
+        self._pictures: ResultPictures | None = None
         self._check_schedule_of_kinds()
+        self._check_normals()
 
     def forward(self, view: dict[str, Any]) -> dict[str, Any]:
         """Render a batch of view-time samples."""
@@ -151,15 +154,20 @@ class Consistent4D(BaseLift3DSystem):
 
     def distillation_loss(self, images: Tensor, view: dict[str, Any]) -> Tensor:
         """Score distillation of all levels in one call of the prior: images ``[L, B, H, W, 3]`` -> ``[L]``."""
-        n_levels, n_views = images.shape[:2]
+        levels, every = images.shape[0], self.cfg.freq.get("guidance_eval", 0)
+        cameras = ("elevation", "azimuth", "camera_distances", "frame_indices")
         distillation = self.guidance.distill(
             images.flatten(0, 1),
-            **{
-                key: view[key].repeat(n_levels) for key in ("elevation", "azimuth", "camera_distances", "frame_indices")
-            },
+            **{key: view[key].repeat(levels) for key in cameras},
+            levels=levels,
+            guidance_eval=every > 0 and self.true_global_step % every < self.cfg.freq.get("n_ref", 2),
         )
+        if distillation.evaluation is not None:
+            name = f"it{self.true_global_step}-train.png"
+            self.save_rgb_image(name, guidance_sheet(images.flatten(0, 1), distillation.evaluation))
         self.log("train/grad_norm", distillation.grad_norm)
-        return distillation.loss.view(n_levels, n_views).mean(dim=1)
+        self.log_dict({"train/min_step": distillation.min_step, "train/max_step": distillation.max_step})
+        return distillation.level_losses()
 
     def weighted_sum(self, terms: dict[str, Term], kind: str) -> Tensor | float:
         """Sum of weight times value over the table, with every value and weight logged."""
@@ -173,26 +181,27 @@ class Consistent4D(BaseLift3DSystem):
     # Pictures ---------------------------------------------------------------------------------------------------------
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Write a strip of colour, normal, depth and opacity of one view-time sample."""
-        index = int(batch["index"].reshape(-1)[0])
-        save_view_strip(self, f"it{self.true_global_step}-val/{index}.png", self(batch))
+        """Write a strip of colour, normal, depth and opacity of each view-time sample."""
+        rendered = self(batch)
+        for sample, index in enumerate(batch["index"].tolist()):
+            self.save_rgb_image(f"it{self.true_global_step}-val/{index}.png", Picture(rendered, sample).strip)
 
     def on_validation_epoch_end(self) -> None:
         """Make a video of the strips."""
         folder = f"it{self.true_global_step}-val"
         self.save_img_sequence(folder, folder, r"(\d+)\.png", save_format="mp4", fps=self.cfg.video_fps)
 
-    def on_test_epoch_start(self) -> None:
-        super().on_test_epoch_start()
-        self._test_pictures = ResultPictures(self, f"it{self.true_global_step}-test")
-
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Render one view-time sample of the orbit, of a fixed view, or of an evaluation view."""
-        self._test_pictures.add(batch, self(batch))
+        if self._pictures is None:
+            self._pictures = ResultPictures(self, f"it{self.true_global_step}-test")
+        self._pictures.add(batch, self(batch))
 
     def on_test_epoch_end(self) -> None:
         """Write videos and the contact sheet."""
-        self._test_pictures.finish()
+        if self._pictures is not None:
+            self._pictures.finish()
+        self._pictures = None
 
     def on_predict_start(self) -> None:
         """Tell the exporter the times of the input frames, which it exports unless the configuration names others."""
@@ -202,7 +211,7 @@ class Consistent4D(BaseLift3DSystem):
     # Checks -----------------------------------------------------------------------------------------------------------
 
     def _check_schedule_of_kinds(self) -> None:
-        valid = {"ref_or_zero123", "n_ref", "ref_only_steps"}
+        valid = {"ref_or_zero123", "n_ref", "ref_only_steps", "guidance_eval"}
         unknown = [key for key in self.cfg.freq if key not in valid]
         if unknown:
             raise UserError(f"unknown key system.freq.{unknown[0]}; valid keys: {', '.join(sorted(valid))}.")
@@ -212,3 +221,18 @@ class Consistent4D(BaseLift3DSystem):
         every = self.cfg.freq.get("n_ref", 2)
         if not isinstance(every, int) or every < 1:
             raise UserError(f"system.freq.n_ref is {every!r}; it must be a whole number of 1 or more.")
+
+    def _check_normals(self) -> None:
+        """Terms about normals need a renderer that computes them."""
+        needs = {
+            "orient": ("output_normal",),
+            "3d_normal_smooth": ("output_normal", "return_normal_perturb"),
+            "normal_smooth": ("output_normal", "return_comp_normal"),
+        }
+        for term, keys in needs.items():
+            off = [key for key in keys if not self.renderer.cfg.get(key, True)]
+            if off and self.loss_weights.ever_positive(term):
+                raise UserError(
+                    f"system.loss.lambda_{term} is not 0, but system.renderer.{off[0]} is false: set it to true, "
+                    "or the weight to 0."
+                )

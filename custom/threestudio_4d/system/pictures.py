@@ -12,6 +12,7 @@ An evaluation view also gets a video. All paths are relative to the trial's ``sa
 
 from __future__ import annotations
 
+import glob
 import math
 import os
 from typing import Any
@@ -75,27 +76,32 @@ def depth_picture(depth: np.ndarray, opacity: np.ndarray) -> np.ndarray:
     return np.repeat(grey * opacity + (1 - opacity), 3, axis=-1)
 
 
-def save_view_strip(saver: Any, filename: str, rendered: dict[str, Tensor]) -> str:
-    """Save colour, normal, depth and opacity of one render side by side through the saver mixin."""
-    picture = _Render(rendered)
-    panels = [picture.rgb, picture.normal, picture.depth, picture.opacity]
-    return saver.save_rgb_image(filename, np.concatenate(panels, axis=1))
+class Picture:
+    """One sample of a render as numpy pictures ``[H, W, 3]`` in [0, 1], on white; ``alpha`` is ``[H, W, 1]``."""
 
+    def __init__(self, rendered: dict[str, Tensor], sample: int) -> None:
+        def part(key: str) -> np.ndarray:
+            return rendered[key][sample].detach().float().cpu().numpy()
 
-class _Render:
-    """The first sample of a render as numpy pictures ``[H, W, 3]`` in [0, 1]."""
-
-    def __init__(self, rendered: dict[str, Tensor]) -> None:
-        def first(key: str) -> np.ndarray:
-            return rendered[key][0].detach().float().cpu().numpy()
-
-        self.comp_rgb, self.alpha = first("comp_rgb"), first("opacity")
+        self.comp_rgb, self.alpha = part("comp_rgb"), part("opacity")
         self.rgb = np.clip(self.comp_rgb, 0, 1)
         self.opacity = np.repeat(np.clip(self.alpha, 0, 1), 3, axis=-1)
-        self.normal = (
-            np.clip(first("comp_normal") + (1 - self.alpha), 0, 1) if "comp_normal" in rendered else self.opacity
-        )
-        self.depth = depth_picture(first("depth"), self.alpha)
+        self.normal = np.clip(part("comp_normal") + (1 - self.alpha), 0, 1)
+        self.depth = depth_picture(part("depth"), self.alpha)
+
+    @property
+    def strip(self) -> np.ndarray:
+        """Colour, normal, depth and opacity side by side."""
+        return np.concatenate([self.rgb, self.normal, self.depth, self.opacity], axis=1)
+
+
+def guidance_sheet(renders: Float[Tensor, "B H W 3"], evaluation: dict[str, Any]) -> np.ndarray:
+    """One row for each render: the render, the noisy picture that the prior saw, and the clean one that it predicts."""
+    columns = [renders, evaluation["imgs_noisy"], evaluation["imgs_1step"]]
+    size = columns[1].shape[1]
+    stacks = [images.detach().float().cpu().numpy() for images in columns]
+    stacks[0] = np.stack([cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR) for image in stacks[0]])
+    return np.clip(np.concatenate([np.concatenate(list(stack), axis=0) for stack in stacks], axis=1), 0, 1)
 
 
 class ResultPictures:
@@ -112,16 +118,20 @@ class ResultPictures:
         self._tiles: dict[str, dict[int, list[np.ndarray]]] = {}
 
     def add(self, batch: dict[str, Any], rendered: dict[str, Tensor]) -> None:
-        """Write the frame of one view-time sample (a batch of one)."""
-        split, frame = _single(batch["split_name"]), int(_single(batch["frame_index"]))
-        render = _Render(rendered)
+        """Write the frames of a batch of view-time samples (``split_name``, ``frame_index``) and their render."""
+        for sample, (split, frame) in enumerate(zip(batch["split_name"], batch["frame_index"].tolist(), strict=True)):
+            self._add_one(split, frame, Picture(rendered, sample))
+
+    def _add_one(self, split: str, frame: int, picture: Picture) -> None:
         order = self._lengths.get(split, 0)
+        if order == 0:
+            self._remove_old_frames(split)
         self._lengths[split] = order + 1
         if split.startswith(EVAL_PREFIX):
-            rgba = straight_alpha(render.comp_rgb, render.alpha, self._saver.cfg.eval_frame_size)
+            rgba = straight_alpha(picture.comp_rgb, picture.alpha, self._saver.cfg.eval_frame_size)
             write_png(self._saver.get_save_path(f"{split}/{frame}.png"), rgba)
-        write_png(self._saver.get_save_path(f"{self._frames(split)}/{order}.png"), to_uint8(render.rgb))
-        tiles = [_thumbnail(image) for image in (render.rgb, render.normal, render.depth, render.opacity)]
+        write_png(self._saver.get_save_path(f"{self._frames(split)}/{order}.png"), to_uint8(picture.rgb))
+        tiles = [_thumbnail(image) for image in (picture.rgb, picture.normal, picture.depth, picture.opacity)]
         self._tiles.setdefault(split, {})[order] = tiles
 
     def finish(self) -> None:
@@ -134,6 +144,12 @@ class ResultPictures:
         if self._tiles:
             write_png(self._saver.get_save_path(f"{self._folder}/contact_sheet.png"), self._contact_sheet())
         self._tiles.clear()
+
+    def _remove_old_frames(self, split: str) -> None:
+        """Drop frames of an earlier test of the same step, which may have had more of them."""
+        for folder in {self._frames(split), split if split.startswith(EVAL_PREFIX) else self._frames(split)}:
+            for path in glob.glob(os.path.join(glob.escape(self._saver.get_save_path(folder)), "[0-9]*.png")):
+                os.remove(path)
 
     def _frames(self, split: str) -> str:
         return f"{self._folder}/{split.replace('/', '-')}"
@@ -164,10 +180,3 @@ def _row(label: str, tiles: dict[int, list[np.ndarray]], kind: int) -> np.ndarra
 def _thumbnail(image: np.ndarray) -> np.ndarray:
     method = cv2.INTER_AREA if image.shape[0] > SHEET_TILE else cv2.INTER_LINEAR
     return to_uint8(cv2.resize(image.astype(np.float32), (SHEET_TILE, SHEET_TILE), interpolation=method))
-
-
-def _single(value: Any) -> Any:
-    """The value of a collated field of a batch of one: a list, a tensor of one element, or the bare value."""
-    if isinstance(value, (list, tuple)):
-        return value[0]
-    return value.reshape(-1)[0].item() if isinstance(value, Tensor) else value
