@@ -4,3 +4,5 @@
 of any model, ``zero123_model`` and ``zero123_ckpt`` the networks of Zero123 and their original checkpoint layout,
 ``zero123_guidance`` the registered ``zero123-guidance-t``, ``interpolation`` RIFE and the consistency loss built on it.
 """
+
+from . import interpolation, zero123_guidance  # noqa: F401
