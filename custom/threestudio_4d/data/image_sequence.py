@@ -7,6 +7,7 @@ from typing import Any, Optional
 
 import pytorch_lightning as pl
 import torch
+from omegaconf import OmegaConf
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
@@ -19,7 +20,7 @@ from ..errors import UserError
 from .cameras import fixed_cameras
 from .clip import Clip, load_clip
 from .eval_views import TEST_SPLITS, ViewTimeSample, views_for_test, views_for_validation
-from .view_time import RandomViews, Stage, draw_frames, frame_times, stage_at, stages, step_generator
+from .view_time import RandomViews, Stage, draw_frames, frame_times, numbers, stage_at, stages, step_generator
 
 
 @dataclass
@@ -142,7 +143,11 @@ class ImageSequenceTrainDataset(_ClipDataset, IterableDataset, Updateable):
         n = clip.num_frames
         side = cfg.height if cfg.width is None else cfg.width
         self.reference_stages, self.milestones = stages(
-            cfg.height, side, cfg.ref_batch_size, cfg.resolution_milestones, "data."
+            cfg.height,
+            side,
+            cfg.ref_batch_size,
+            cfg.resolution_milestones,
+            ["data.height", "data.width", "data.ref_batch_size", "data.resolution_milestones"],
         )
         for stage in self.reference_stages:
             if stage.height != stage.width:
@@ -150,9 +155,12 @@ class ImageSequenceTrainDataset(_ClipDataset, IterableDataset, Updateable):
                     f"data.width is {stage.width} where data.height is {stage.height}: frames are padded to squares, "
                     "so both must be equal (or leave data.width out). data.random_camera.width is free."
                 )
-        camera = _random_camera_config(cfg)
+        own = parse_structured(RandomCameraConfig, cfg.random_camera)
+        camera = _with_inherited(own, cfg)
+        names = ("height", "width", "batch_size", "resolution_milestones")
         self.random_stages, self.random_milestones = stages(
-            camera.height, camera.width, camera.batch_size, camera.resolution_milestones, "data.random_camera."
+            *(camera[name] for name in names),
+            [f"data.{name}" if own[name] is None else f"data.random_camera.{name}" for name in names],
         )
         self.random_views = RandomViews(camera, cfg.mode_section, cfg.time_interval, n, clip.loop)
         if cfg.rays_noise_scale < 0:
@@ -255,9 +263,8 @@ class ViewTimeDataset(_ClipDataset, Dataset, Updateable):
         return batch
 
 
-def _random_camera_config(cfg: Any) -> Any:
+def _with_inherited(camera: Any, cfg: Any) -> Any:
     """The ``random_camera`` section with what it leaves out taken from the data section."""
-    camera = parse_structured(RandomCameraConfig, cfg.random_camera)
     size = cfg.height if camera.height is None else camera.height
     inherited = {
         "height": size,
@@ -267,10 +274,8 @@ def _random_camera_config(cfg: Any) -> Any:
         "camera_distance_range": [cfg.default_camera_distance] * 2,
         "fovy_range": [cfg.default_fovy_deg] * 2,
     }
-    for key, value in inherited.items():
-        if camera[key] is None:
-            camera[key] = value
-    return camera
+    missing = {key: value for key, value in inherited.items() if camera[key] is None}
+    return OmegaConf.merge(camera, missing)
 
 
 def _check(cfg: Any) -> None:
@@ -288,6 +293,8 @@ def _check(cfg: Any) -> None:
         raise UserError(f"data.default_fovy_deg is {cfg.default_fovy_deg}: it must be between 0 and 180 degrees.")
     if cfg.default_camera_distance <= 0:
         raise UserError(f"data.default_camera_distance is {cfg.default_camera_distance}: it must be above 0.")
+    for key in ("fixed_azimuths", "eval_azimuths"):
+        numbers(cfg[key], None, f"data.{key}")
     unknown = [name for name in cfg.test_splits if name not in TEST_SPLITS]
     if unknown:
         raise UserError(f"data.test_splits holds {', '.join(unknown)}. Allowed: {', '.join(TEST_SPLITS)}.")

@@ -40,10 +40,10 @@ def sample_run(
 ) -> tuple[Tensor, Tensor]:
     """A run of ``length`` evenly spaced moments of the clip.
 
-    The step is ``interval`` * N frames, at least 1, and smaller where the clip would be too short. A frame is drawn
-    uniformly, then the run uniformly among those that hold it, so that the first and last frames of an open clip get
-    their share. When the clip has fewer frames than the run has moments, the run spans the clip with moments between
-    frames.
+    The step is ``interval`` * N frames, at least 1, and at most N / ``length``, so that some run holds each frame. A
+    frame is drawn uniformly, then the run uniformly among those that hold it, so that the first and last frames of an
+    open clip get their share. When the clip has fewer frames than the run has moments, the run spans the clip with
+    moments between frames.
 
     Returns:
         ``timestamps`` ``[length]`` in [0, 1] (rising, except where a loop wraps) and the nearest ``frames``
@@ -57,7 +57,7 @@ def sample_run(
             positions = (positions + float(torch.rand((), generator=generator)) * num_frames) % num_frames
         times = positions / (num_frames if loop else max(num_frames - 1, 1))
         return times, positions.round().long() % num_frames
-    step = max(1, min(int(interval * num_frames), (num_frames - 1) // gaps))
+    step = max(1, min(int(interval * num_frames), num_frames // length))
     frame = int(torch.randint(num_frames, (), generator=generator))
     slots = torch.arange(length)
     starts = frame - slots * step
@@ -153,25 +153,27 @@ def draw_frames(num_frames: int, count: int, generator: torch.Generator) -> Tens
     return torch.cat([torch.randperm(num_frames, generator=generator) for _ in range(rounds)])[:count]
 
 
-def stages(height: Any, width: Any, batch_size: Any, milestones: Any, prefix: str) -> tuple[list[Stage], list[int]]:
-    """Read sizes given as one number or one number a stage. Errors name the key, which starts with ``prefix``."""
+def stages(
+    height: Any, width: Any, batch_size: Any, milestones: Any, keys: Sequence[str]
+) -> tuple[list[Stage], list[int]]:
+    """Read sizes given as one number or one number a stage. ``keys`` are the four configuration keys, for errors."""
     at = [] if milestones is None else list(milestones) if _is_list(milestones) else [milestones]
     for step in at:
         if not isinstance(step, Integral) or step < 1:
-            raise UserError(f"{prefix}resolution_milestones holds {step!r}: it takes steps (whole numbers from 1).")
+            raise UserError(f"{keys[3]} holds {step!r}: it takes steps (whole numbers from 1).")
     if any(b <= a for a, b in zip(at, at[1:], strict=False)):
-        raise UserError(f"{prefix}resolution_milestones is {at}: the steps must rise.")
+        raise UserError(f"{keys[3]} is {at}: the steps must rise.")
     columns = []
-    for name, value in (("height", height), ("width", width), ("batch_size", batch_size)):
+    for key, value in zip(keys, (height, width, batch_size), strict=False):
         items = list(value) if _is_list(value) else [value] * (len(at) + 1)
         if len(items) != len(at) + 1:
             raise UserError(
-                f"{prefix}{name} has {len(items)} values and {prefix}resolution_milestones {len(at)}: there must be "
+                f"{key} has {len(items)} values and {keys[3]} {len(at)}: there must be "
                 f"one value more than milestones ({len(at) + 1}), or one plain number."
             )
         for item in items:
             if isinstance(item, bool) or not isinstance(item, Integral) or item < 1:
-                raise UserError(f"{prefix}{name} holds {item!r}: it takes whole numbers from 1.")
+                raise UserError(f"{key} holds {item!r}: it takes whole numbers from 1.")
         columns.append([int(item) for item in items])
     return [Stage(*row) for row in zip(*columns, strict=True)], [int(step) for step in at]
 
@@ -181,11 +183,13 @@ def stage_at(all_stages: list[Stage], milestones: list[int], step: int) -> Stage
     return all_stages[bisect_right(milestones, step)]
 
 
-def numbers(value: Any, count: int, key: str) -> list[float]:
-    """``count`` numbers, or a :class:`UserError` that names ``key``."""
+def numbers(value: Any, count: int | None, key: str) -> list[float]:
+    """A list of ``count`` (None: any number of) numbers, or a :class:`UserError` that names ``key``."""
     items = list(value) if _is_list(value) else [value]
-    if len(items) != count or any(isinstance(v, bool) or not isinstance(v, Real) for v in items):
-        raise UserError(f"{key} is {items if _is_list(value) else value!r}: it takes a list of {count} numbers.")
+    counted = _is_list(value) and count in (None, len(items))
+    if not counted or any(isinstance(v, bool) or not isinstance(v, Real) for v in items):
+        wanted = "numbers" if count is None else f"{count} numbers"
+        raise UserError(f"{key} is {items if _is_list(value) else value!r}: it takes a list of {wanted}.")
     return [float(v) for v in items]
 
 
