@@ -6,9 +6,14 @@ import os
 import pytest
 import torch
 
-from threestudio_4d.ops.planes import PAIRS, interpolate_planes, select_backend
+from threestudio_4d.ops.planes import PAIRS, interpolate_planes, plane_slopes, select_backend
 
 RESOLUTION = (7, 5, 6, 3)
+
+interpreted = pytest.mark.skipif(
+    os.environ.get("TRITON_INTERPRET") != "1" or importlib.util.find_spec("triton") is None,
+    reason="needs triton and TRITON_INTERPRET=1, which runs the kernel's code on the CPU",
+)
 
 
 def make_planes(channels=5, resolution=RESOLUTION, dtype=torch.float32, device="cpu", seed=0):
@@ -102,10 +107,7 @@ def test_triton_matches_reference(channels, hybrid):
     assert_matches_reference("triton", "cuda", channels, hybrid)
 
 
-@pytest.mark.skipif(
-    os.environ.get("TRITON_INTERPRET") != "1" or importlib.util.find_spec("triton") is None,
-    reason="needs triton and TRITON_INTERPRET=1, which runs the kernel's code on the CPU",
-)
+@interpreted
 @pytest.mark.parametrize(("channels", "hybrid"), [(5, False), (5, True), (16, False)])
 def test_triton_interpreter_matches_reference(channels, hybrid):
     assert_matches_reference("triton", "cpu", channels, hybrid)
@@ -202,3 +204,64 @@ def test_backend_choice():
         select_backend("numba", coords.double(), 16)
     with pytest.raises(ValueError, match="at most 64 channels"):
         select_backend("triton", coords, 65)
+
+
+def slope_gradients(planes, coords, cotangent, hybrid, backend):
+    out = plane_slopes(planes, coords, cotangent, hybrid, backend)
+    weight = torch.randn(out.shape, generator=torch.Generator().manual_seed(4), dtype=out.dtype).to(out.device)
+    return out, torch.autograd.grad((out * weight).sum(), [*planes, cotangent])
+
+
+@pytest.mark.parametrize("hybrid", [False, True])
+def test_slopes_are_the_coordinate_gradient(hybrid):
+    planes, coords = make_planes(dtype=torch.float64), make_coords(40, torch.float64, reach=0.97)
+    cotangent = torch.randn(40, 5, dtype=torch.float64, requires_grad=True)
+    features = interpolate_planes(planes, coords, hybrid, "torch")
+    expected = torch.autograd.grad(features, coords, cotangent)[0]
+    slopes = plane_slopes(planes, coords, cotangent, hybrid, "torch")
+    inside = (coords.abs() < 1).all(dim=1)
+    torch.testing.assert_close(slopes[inside], expected[inside])
+    with torch.no_grad():
+        torch.testing.assert_close(plane_slopes(planes, coords, cotangent, hybrid, "torch"), slopes)
+    small = make_planes(2, (4, 3, 4, 3), torch.float64)
+    points = coords.detach()[8:12] * 0.9
+    assert torch.autograd.gradcheck(
+        lambda c, *p: plane_slopes(p, points, c, hybrid, "torch"), (cotangent[8:12, :2], *small)
+    )
+
+
+def assert_slopes_match_reference(backend, device, channels, hybrid):
+    planes, coords = make_planes(channels, device=device), make_coords(device=device).detach()
+    coords = coords[(coords.abs() != 1).all(dim=1)]
+    cotangent = (
+        torch.randn(len(coords), channels, generator=torch.Generator().manual_seed(3)).to(device).requires_grad_()
+    )
+    expected, expected_grads = slope_gradients(planes, coords, cotangent, hybrid, "torch")
+    value, grads = slope_gradients(planes, coords, cotangent, hybrid, backend)
+    torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-3)
+    for grad, target in zip(grads, expected_grads, strict=True):
+        torch.testing.assert_close(grad, target, rtol=2e-4, atol=2e-5 * float(target.abs().max()) + 1e-6)
+
+
+@pytest.mark.parametrize("hybrid", [False, True])
+@pytest.mark.parametrize("channels", [1, 5, 16])
+def test_numba_slopes_match_reference(channels, hybrid):
+    assert_slopes_match_reference("numba", "cpu", channels, hybrid)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("hybrid", [False, True])
+@pytest.mark.parametrize("channels", [5, 16, 64])
+def test_triton_slopes_match_reference(channels, hybrid):
+    assert_slopes_match_reference("triton", "cuda", channels, hybrid)
+
+
+@interpreted
+@pytest.mark.parametrize(("channels", "hybrid"), [(5, False), (5, True), (16, False)])
+def test_triton_interpreter_slopes_match_reference(channels, hybrid):
+    assert_slopes_match_reference("triton", "cpu", channels, hybrid)
+
+
+def test_wrong_cotangent_is_named():
+    with pytest.raises(ValueError, match=r"cotangent must be \[N, C\] = \[3, 5\], got \[3, 4\]"):
+        plane_slopes(make_planes(), torch.zeros(3, 4), torch.zeros(3, 4))

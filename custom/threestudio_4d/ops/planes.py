@@ -62,6 +62,33 @@ def interpolate_planes(
     return PlaneLookupCUDA.apply(pack_planes(planes), coords, resolution, hybrid)
 
 
+def plane_slopes(
+    planes: Sequence[Tensor], coords: Tensor, cotangent: Tensor, hybrid: bool = False, backend: Backend = "auto"
+) -> Tensor:
+    """Slopes ``[N, 4]`` of ``(cotangent * interpolate_planes(planes, coords)).sum(-1)`` along the four coordinates.
+
+    This is the coordinate gradient of the lookup as a function of its own, differentiable with respect to planes and
+    ``cotangent [N, C]`` (not coords), which gives exact normals that can be trained. Arguments and errors otherwise as
+    in ``interpolate_planes``. Outside [-1, 1] the slope is 0.
+    """
+    resolution = _check(planes, coords)
+    if cotangent.shape != (coords.shape[0], planes[0].shape[1]):
+        raise ValueError(
+            f"cotangent must be [N, C] = {[coords.shape[0], planes[0].shape[1]]}, got {list(cotangent.shape)}"
+        )
+    coords = coords.detach()
+    name = select_backend(backend, coords, planes[0].shape[1])
+    if name == "torch":
+        return _slopes_torch(planes, coords, cotangent, hybrid)
+    if name == "numba":
+        from .planes_numba import PlaneSlopesCPU
+
+        return PlaneSlopesCPU.apply(pack_planes(planes), coords, cotangent, resolution, hybrid)
+    from .planes_triton_slopes import PlaneSlopesCUDA
+
+    return PlaneSlopesCUDA.apply(pack_planes(planes), coords, cotangent, resolution, hybrid)
+
+
 def select_backend(backend: Backend, coords: Tensor, channels: int) -> str:
     """The backend that will run: ``backend`` itself after a check, or the fastest that fits when it is "auto"."""
     if backend not in BACKENDS:
@@ -96,10 +123,35 @@ def _interpolate_torch(planes: Sequence[Tensor], coords: Tensor, hybrid: bool) -
         grid = torch.stack((coords[:, a], coords[:, b]), dim=-1)[None, None]  # [1, 1, N, 2]
         values = F.grid_sample(plane, grid, mode="bilinear", padding_mode="border", align_corners=True)
         looked_up.append(values[0, :, 0].transpose(0, 1))  # [N, C]
+    return _combine(looked_up, hybrid)
+
+
+def _combine(looked_up: Sequence[Tensor], hybrid: bool) -> Tensor:
     xy, xz, xt, yz, yt, zt = looked_up
     if hybrid:
         return (xy + xz + yz) * xt * yt * zt
     return xy * xz * xt * yz * yt * zt
+
+
+def _slopes_torch(planes: Sequence[Tensor], coords: Tensor, cotangent: Tensor, hybrid: bool) -> Tensor:
+    # grid_sample has no second derivative, so the four corners are gathered by hand.
+    with torch.enable_grad():
+        coords = coords.clone().requires_grad_()
+        looked_up = []
+        for plane, (a, b) in zip(planes, PAIRS, strict=True):
+            width, height = plane.shape[3], plane.shape[2]
+            u = ((coords[:, a] + 1) / 2 * (width - 1)).clamp(0, width - 1)
+            v = ((coords[:, b] + 1) / 2 * (height - 1)).clamp(0, height - 1)
+            i, j = u.detach().long().clamp(max=max(width - 2, 0)), v.detach().long().clamp(max=max(height - 2, 0))
+            p, q = (u - i)[:, None], (v - j)[:, None]
+            i2, j2 = (i + 1).clamp(max=width - 1), (j + 1).clamp(max=height - 1)
+            texels = plane[0].permute(1, 2, 0)
+            near = (1 - p) * texels[j, i] + p * texels[j, i2]
+            far = (1 - p) * texels[j2, i] + p * texels[j2, i2]
+            looked_up.append((1 - q) * near + q * far)
+        features = _combine(looked_up, hybrid)
+        trained = cotangent.requires_grad or any(plane.requires_grad for plane in planes)
+        return torch.autograd.grad(features, coords, cotangent, create_graph=trained)[0]
 
 
 def _check(planes: Sequence[Tensor], coords: Tensor) -> tuple[int, int, int, int]:

@@ -201,3 +201,162 @@ class PlaneLookupCPU(torch.autograd.Function):
         run_parts(task, parts)
         grad_texels = buffers.sum(dim=0) if to_texels and len(parts) > 1 else buffers[0]
         return grad_texels if to_texels else None, grad_coords if to_coords else None, None, None
+
+
+@compiled
+def _slopes_forward(texels, coords, resolution, hybrid, cotangent, slopes, start, stop):
+    channels = texels.shape[1]
+    lower = np.empty(4, np.int64)
+    fraction = np.empty(4, np.float32)
+    slope = np.empty(4, np.float32)
+    values = np.empty((6, channels), np.float32)
+    grads = np.empty((6, channels), np.float32)
+    for n in range(start, stop):
+        lookup_values(texels, n, coords, resolution, lower, fraction, slope, values)
+        value_gradients(values, cotangent[n], hybrid, grads)
+        _coordinate_gradient(texels, grads, resolution, lower, fraction, slope, slopes[n])
+
+
+@compiled
+def _lookup_tangents(texels, direction, resolution, lower, fraction, slope, tangents):
+    """Change of the six looked-up values along ``direction [4]`` into ``tangents [6, C]``."""
+    offset = 0
+    plane = 0
+    for a in range(3):
+        for b in range(a + 1, 4):
+            step_a, step_b = _corner_steps(resolution, a, b)
+            row = offset + lower[b] * resolution[a] + lower[a]
+            u, v = fraction[a], fraction[b]
+            one = np.float32(1.0)
+            du, dv = direction[a] * slope[a], direction[b] * slope[b]
+            w00, w10 = -du * (one - v) - dv * (one - u), du * (one - v) - dv * u
+            w01, w11 = dv * (one - u) - du * v, du * v + dv * u
+            p00, p10 = texels[row], texels[row + step_a]
+            p01, p11 = texels[row + step_b], texels[row + step_a + step_b]
+            out = tangents[plane]
+            for c in range(texels.shape[1]):
+                out[c] = w00 * p00[c] + w10 * p10[c] + w01 * p01[c] + w11 * p11[c]
+            offset += resolution[a] * resolution[b]
+            plane += 1
+
+
+@compiled
+def _dual_gradients(values, tangents, cotangent, hybrid, by_tangent, by_value, along):
+    """Gradients of ``cotangent . d(feature)`` with respect to tangents and values, and ``d(feature)`` itself.
+
+    Values and tangents are dual numbers P + e P'. The feature is their product (or hybrid form); the gradient with
+    respect to a plane's tangent is the real part of the product of the others, that with respect to its value the
+    dual part.
+    """
+    for c in range(values.shape[1]):
+        a, b, d = values[0, c], values[1, c], values[3, c]
+        x, y, z = values[2, c], values[4, c], values[5, c]
+        da, db, dd = tangents[0, c], tangents[1, c], tangents[3, c]
+        dx, dy, dz = tangents[2, c], tangents[4, c], tangents[5, c]
+        w = cotangent[c]
+        yz, xz, xy = y * z, x * z, x * y
+        dyz, dxz, dxy = dy * z + y * dz, dx * z + x * dz, dx * y + x * dy
+        time, dtime = x * yz, dx * yz + x * dyz
+        if hybrid:
+            space, dspace = a + b + d, da + db + dd
+            ra = rb = rd = time
+            sa = sb = sd = dtime
+        else:
+            bd, ad, ab = b * d, a * d, a * b
+            dbd, dad, dab = db * d + b * dd, da * d + a * dd, da * b + a * db
+            space, dspace = a * bd, da * bd + a * dbd
+            ra, rb, rd = bd * time, ad * time, ab * time
+            sa, sb, sd = dbd * time + bd * dtime, dad * time + ad * dtime, dab * time + ab * dtime
+        by_tangent[0, c], by_tangent[1, c], by_tangent[3, c] = w * ra, w * rb, w * rd
+        by_value[0, c], by_value[1, c], by_value[3, c] = w * sa, w * sb, w * sd
+        by_tangent[2, c], by_tangent[4, c], by_tangent[5, c] = w * space * yz, w * space * xz, w * space * xy
+        by_value[2, c] = w * (dspace * yz + space * dyz)
+        by_value[4, c] = w * (dspace * xz + space * dxz)
+        by_value[5, c] = w * (dspace * xy + space * dxy)
+        along[c] = dspace * time + space * dtime
+
+
+@compiled
+def _scatter_dual(by_tangent, by_value, direction, resolution, lower, fraction, slope, grad_texels):
+    channels = by_value.shape[1]
+    offset = 0
+    plane = 0
+    for a in range(3):
+        for b in range(a + 1, 4):
+            step_a, step_b = _corner_steps(resolution, a, b)
+            row = offset + lower[b] * resolution[a] + lower[a]
+            u, v = fraction[a], fraction[b]
+            one = np.float32(1.0)
+            du, dv = direction[a] * slope[a], direction[b] * slope[b]
+            w00, w10, w01, w11 = (one - u) * (one - v), u * (one - v), (one - u) * v, u * v
+            t00, t10 = -du * (one - v) - dv * (one - u), du * (one - v) - dv * u
+            t01, t11 = dv * (one - u) - du * v, du * v + dv * u
+            g00, g10 = grad_texels[row], grad_texels[row + step_a]
+            g01, g11 = grad_texels[row + step_b], grad_texels[row + step_a + step_b]
+            g, h = by_value[plane], by_tangent[plane]
+            for c in range(channels):
+                g00[c] += w00 * g[c] + t00 * h[c]
+            for c in range(channels):
+                g10[c] += w10 * g[c] + t10 * h[c]
+            for c in range(channels):
+                g01[c] += w01 * g[c] + t01 * h[c]
+            for c in range(channels):
+                g11[c] += w11 * g[c] + t11 * h[c]
+            offset += resolution[a] * resolution[b]
+            plane += 1
+
+
+@compiled
+def _slopes_backward(
+    texels, coords, resolution, hybrid, cotangent, directions, grad_texels, grad_cotangent, to_texels, start, stop
+):
+    channels = texels.shape[1]
+    lower = np.empty(4, np.int64)
+    fraction = np.empty(4, np.float32)
+    slope = np.empty(4, np.float32)
+    values = np.empty((6, channels), np.float32)
+    tangents = np.empty((6, channels), np.float32)
+    by_tangent = np.empty((6, channels), np.float32)
+    by_value = np.empty((6, channels), np.float32)
+    for n in range(start, stop):
+        lookup_values(texels, n, coords, resolution, lower, fraction, slope, values)
+        _lookup_tangents(texels, directions[n], resolution, lower, fraction, slope, tangents)
+        _dual_gradients(values, tangents, cotangent[n], hybrid, by_tangent, by_value, grad_cotangent[n])
+        if to_texels:
+            _scatter_dual(by_tangent, by_value, directions[n], resolution, lower, fraction, slope, grad_texels)
+
+
+class PlaneSlopesCPU(torch.autograd.Function):
+    """``cotangent [N, C] . d(features)/d(coords)`` as ``[N, 4]``; differentiable in planes and cotangent."""
+
+    @staticmethod
+    def forward(
+        ctx, texels: Tensor, coords: Tensor, cotangent: Tensor, resolution: tuple[int, int, int, int], hybrid: bool
+    ) -> Tensor:
+        texels, coords, cotangent = texels.contiguous(), coords.contiguous(), cotangent.contiguous()
+        slopes = torch.empty_like(coords)
+        arrays = (
+            texels.detach().numpy(), coords.detach().numpy(), resolution, hybrid, cotangent.detach().numpy(),
+            slopes.numpy(),
+        )  # fmt: skip
+        run_parts(lambda _, start, stop: _slopes_forward(*arrays, start, stop), partition(coords.shape[0]))
+        ctx.save_for_backward(texels, coords, cotangent)
+        ctx.resolution, ctx.hybrid = resolution, hybrid
+        return slopes
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, directions: Tensor):
+        texels, coords, cotangent = ctx.saved_tensors
+        to_texels = ctx.needs_input_grad[0]
+        parts = partition(coords.shape[0])
+        buffers = torch.zeros(len(parts), *texels.shape) if to_texels else torch.empty(len(parts), 0, 0)
+        grad_cotangent = torch.empty_like(cotangent)
+        inputs = (
+            texels.numpy(), coords.numpy(), ctx.resolution, ctx.hybrid, cotangent.numpy(),
+            directions.contiguous().numpy(),
+        )  # fmt: skip
+        split, moved = buffers.numpy(), grad_cotangent.numpy()
+        run_parts(lambda i, start, stop: _slopes_backward(*inputs, split[i], moved, to_texels, start, stop), parts)
+        grad_texels = buffers.sum(dim=0) if to_texels else None
+        return grad_texels, None, grad_cotangent, None, None
