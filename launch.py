@@ -2,7 +2,7 @@
 
     python launch.py --config configs/consistent4d.yaml --train [key=value ...]
 
-Exit status: 0 done, 2 a mistake in the command, config or input, 1 an internal error, 130 interrupted.
+Exit status: 0 done, 2 a mistake in the command, config or input, 1 an internal error, 130 interrupted, 143 terminated.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parent
-EXIT_OK, EXIT_INTERNAL, EXIT_USER, EXIT_INTERRUPTED = 0, 1, 2, 130
+EXIT_OK, EXIT_INTERNAL, EXIT_USER, EXIT_INTERRUPTED, EXIT_TERMINATED = 0, 1, 2, 130, 143
 MODES = ("train", "validate", "test", "export")
 
 #: arguments of the trainer that the launcher fills itself
@@ -169,6 +169,18 @@ def check_keys(section: str, given: Any, allowed: list[str]) -> None:
             raise ConfigError(f"Unknown config key '{section}.{key}'.{hint} Valid keys: {valid}.")
 
 
+def construct(section: str, kind: type, arguments: dict[str, Any]) -> Any:
+    """``kind(**arguments)``; values that Lightning refuses are mistakes in that section of the config."""
+    from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+    from threestudio.utils.errors import ConfigError
+
+    try:
+        return kind(**arguments)
+    except (ValueError, TypeError, MisconfigurationException) as error:
+        raise ConfigError(f"{section}: {error}") from error
+
+
 def parameter_names(function: Any) -> list[str]:
     return [name for name in inspect.signature(function).parameters if name not in RESERVED_TRAINER_KEYS]
 
@@ -264,8 +276,8 @@ class Run:
             loggers += self.loggers(system)
         else:
             settings["enable_checkpointing"] = False
-        trainer = pl.Trainer(callbacks=callbacks, logger=loggers or False, plugins=[checkpoint_io], **settings)
-        return trainer, system, data
+        arguments = {"callbacks": callbacks, "logger": loggers or False, "plugins": [checkpoint_io], **settings}
+        return construct("trainer", pl.Trainer, arguments), system, data
 
     @staticmethod
     def choose_cpu(threestudio: Any, has_gpu: bool) -> None:
@@ -295,7 +307,7 @@ class Run:
             ConfigSnapshotCallback(
                 self.arguments.config, self.cfg, os.path.join(self.cfg.trial_dir, "configs"), use_version=False
             ),
-            ModelCheckpoint(dirpath=folder, **settings),
+            construct("checkpoint", ModelCheckpoint, {"dirpath": folder, **settings}),
         ]
         if keep_last:
             callbacks.append(LastCheckpoint(folder, minutes, checkpoint_io))
@@ -423,6 +435,8 @@ def main(argv: list[str] | None = None) -> int:
             where = f": continue with resume={run.trial_dir}" if run.trial_dir else ""
             print(f"interrupted{where}", file=sys.stderr, flush=True)
             return EXIT_INTERRUPTED
+        if type(leaving).__name__ == "SIGTERMException":
+            return EXIT_TERMINATED
         raise
     except Exception as error:  # the one place where every failure becomes a message and an exit status
         return explain(error, run, arguments.verbose)

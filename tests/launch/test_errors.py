@@ -36,7 +36,8 @@ def test_wrong_command_line(launch, arguments, fragment):
 
 
 def test_missing_config_names_the_nearest(launch):
-    launch("--config", "tini.yaml", "--train").assert_user_error("'tini.yaml' does not exist", "Did you mean 'tiny.yaml'")
+    result = launch("--config", "tini.yaml", "--train")
+    result.assert_user_error("'tini.yaml' does not exist", "Did you mean 'tiny.yaml'")
 
 
 @pytest.mark.parametrize(
@@ -48,8 +49,9 @@ def test_missing_config_names_the_nearest(launch):
         ("trainer.max_step=3", ("Unknown config key 'trainer.max_step'.", "Did you mean 'trainer.max_steps'?")),
         ("checkpoint.every_n_train_step=3", ("Did you mean 'checkpoint.every_n_train_steps'?",)),
         ("system_type=tiny-sytem", ("system_type: No module is registered as 'tiny-sytem'", "'tiny-system'")),
-        ("data_type=", ("no 'data_type'",)),
-        ("trainer.precision=12-odd", ("12-odd",)),
+        ("data_type=''", ("no 'data_type'",)),
+        ("trainer.precision=12-odd", ("trainer: Precision '12-odd' is invalid",)),
+        ("checkpoint.save_top_k=-5", ("checkpoint: ", "-5")),
     ],
 )
 def test_wrong_config(launch, workdir, override, fragments):

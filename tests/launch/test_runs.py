@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest_launch import LAUNCHER, call, environment
+from conftest_launch import LAUNCHER, Launched, call, environment
 
 TRIAL = Path("outputs/tiny/run")
+TRAIN = ("--config", "tiny.yaml", "--train")
 
 
 def values_of(checkpoint: Path) -> torch.Tensor:
@@ -50,17 +51,18 @@ def test_checkpoints_hold_only_tensors_and_plain_values(trained):
 
 
 def test_resumed_run_equals_uninterrupted_run(trained, workdir):
-    first = call(workdir, "--config", "tiny.yaml", "--train", "trainer.max_steps=5", "trainer.limit_test_batches=0")
+    first = call(workdir, *TRAIN, "trainer.max_steps=5", "trainer.limit_test_batches=0")
     assert first.code == 0, first.text
     assert not (workdir / TRIAL / "save/it5-test").exists()
-    second = call(workdir, "--config", "tiny.yaml", "--train", "resume=last")
+    second = call(workdir, *TRAIN, "resume=last")
     assert second.code == 0, second.text
-    assert torch.equal(values_of(workdir / TRIAL / "ckpts/last.ckpt"), values_of(trained[0] / TRIAL / "ckpts/last.ckpt"))
+    whole = values_of(trained[0] / TRIAL / "ckpts/last.ckpt")
+    assert torch.equal(values_of(workdir / TRIAL / "ckpts/last.ckpt"), whole)
     assert len((workdir / TRIAL / "cmd.txt").read_text().splitlines()) == 2
 
 
 def test_resume_from_the_folder_of_a_run_goes_on_in_that_folder(trained_copy):
-    result = call(trained_copy, "--config", "tiny.yaml", "--train", f"resume={TRIAL}", "trainer.max_steps=10", "tag=other")
+    result = call(trained_copy, *TRAIN, f"resume={TRIAL}", "trainer.max_steps=10", "tag=other")
     assert result.code == 0, result.text
     assert f"results in {TRIAL}" in result.out
     assert not (trained_copy / "outputs/tiny/other").exists()
@@ -82,36 +84,28 @@ def test_evaluation_modes_use_the_checkpoint(trained_copy, mode, file):
         assert np.array_equal(np.load(written), expected)
 
 
-def wait_for(condition, process: subprocess.Popen, seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None and time.monotonic() < end, process.communicate()
-        time.sleep(0.05)
-
-
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_stopped_run_goes_on_from_its_last_checkpoint(workdir, trained, signum):
     """SIGKILL leaves the last periodic checkpoint; the others save the step at which they stop."""
-    command = [sys.executable, str(LAUNCHER), "--config", "tiny.yaml", "--train", "system.step_seconds=0.3"]
-    process = subprocess.Popen(
-        [*command, "checkpoint.every_n_train_steps=2"],
-        cwd=workdir,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    run = Launched(workdir, *TRAIN, "system.step_seconds=0.2", "checkpoint.every_n_train_steps=2")
     last = workdir / TRIAL / "ckpts/last.ckpt"
-    wait_for(last.is_file, process)
-    os.kill(process.pid, signum)
-    _, err = process.communicate(timeout=60)
-    expected_code = {signal.SIGKILL: -9, signal.SIGINT: 130, signal.SIGTERM: 143}[signum]
-    assert process.returncode == expected_code, err
-    assert "Traceback" not in err
+    while run.poll() is None and not last.is_file():
+        time.sleep(0.02)
+    os.kill(run.pid, signum)
+    result = run.wait()
+    assert result.code == {signal.SIGKILL: -9, signal.SIGINT: 130, signal.SIGTERM: 143}[signum], result.text
+    assert "Traceback" not in result.text
     reached = torch.load(last, weights_only=True)["global_step"]
     assert 2 <= reached < 8
     if signum == signal.SIGINT:
-        assert f"continue with resume={TRIAL}" in err
-    result = call(workdir, "--config", "tiny.yaml", "--train", f"resume={TRIAL}")
+        assert f"continue with resume={TRIAL}" in result.err
+    result = call(workdir, *TRAIN, f"resume={TRIAL}")
     assert result.code == 0, result.text
     assert torch.equal(values_of(last), values_of(trained[0] / TRIAL / "ckpts/last.ckpt"))
+
+
+def test_as_a_process_of_its_own(workdir):
+    command = [sys.executable, str(LAUNCHER), *TRAIN, "trainer.max_steps=1"]
+    done = subprocess.run(command, cwd=workdir, env=environment(), capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == f"results in {TRIAL}: save/it1-test.mp4"

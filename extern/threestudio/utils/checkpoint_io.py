@@ -146,13 +146,31 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _failure_message(error: OSError, target: Path) -> str:
-    kept = f"The previous '{target.name}' is intact." if target.exists() else "No earlier checkpoint was touched."
+    name = os.path.relpath(target)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return (
-            f"No space left to write the checkpoint '{target}'. {kept} Free some space or set exp_root_dir to another "
-            f"disk, then continue with resume={target.parent.parent}."
+            f"No space left to write the checkpoint '{name}'. Earlier checkpoints are intact. Free some space or set "
+            f"exp_root_dir to another disk, then continue with resume={os.path.relpath(target.parent.parent)}."
         )
-    return f"The checkpoint '{target}' cannot be written: {error.strerror or error}. {kept}"
+    return f"The checkpoint '{name}' cannot be written: {error.strerror or error}. Earlier checkpoints are intact."
+
+
+def load_whole(path: str | os.PathLike, map_location: Any = "cpu") -> dict[str, Any]:
+    """Everything in a checkpoint, without running code from the file.
+
+    Raises:
+        CheckpointError: missing, damaged, or not a checkpoint.
+    """
+    name = os.fspath(path)
+    try:
+        parts = read_checkpoint(name, map_location)
+    except CheckpointError:
+        raise
+    except Exception as error:  # a damaged archive fails in many ways
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(f"The checkpoint '{name}' is damaged or incomplete: {reason}") from error
+    rest = parts.pop("rest")
+    return {**rest, **parts}
 
 
 class AtomicCheckpointIO(CheckpointIO):
@@ -168,9 +186,7 @@ class AtomicCheckpointIO(CheckpointIO):
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         """The whole checkpoint on the CPU (or ``map_location``); code in the file never runs, despite the argument."""
-        parts = read_checkpoint(os.fspath(path), "cpu" if map_location is None else map_location)
-        rest = parts.pop("rest")
-        return {**rest, **parts}
+        return load_whole(path, "cpu" if map_location is None else map_location)
 
     def remove_checkpoint(self, path: Any) -> None:
         Path(path).unlink(missing_ok=True)

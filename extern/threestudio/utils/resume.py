@@ -8,9 +8,8 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from threestudio.utils.checkpoint_io import LAST_NAME
+from threestudio.utils.checkpoint_io import LAST_NAME, load_whole
 from threestudio.utils.errors import CheckpointError
-from threestudio.utils.weights import read_checkpoint
 
 
 @dataclass
@@ -62,8 +61,8 @@ def check_resumable(path: str, training: bool) -> tuple[int, int]:
     Raises:
         CheckpointError: it is unreadable, unsafe, or (``training``) has no optimizer state to go on from.
     """
-    content = read_checkpoint(path, "cpu")
-    missing = [key for key in ("loops", "optimizer_states") if key not in content["rest"]]
+    content = load_whole(path)
+    missing = [key for key in ("loops", "optimizer_states") if key not in content]
     if training and missing:
         raise CheckpointError(
             f"'{path}' holds weights only (no {' and no '.join(missing)}), so training cannot go on from it. "

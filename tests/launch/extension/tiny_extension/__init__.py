@@ -1,4 +1,4 @@
-"""The smallest extension that trains: a few numbers pulled toward a target, with noise. Used by the launcher's tests."""
+"""The smallest extension that trains: a few numbers pulled toward a target, with noise. For the launcher's tests."""
 
 import os
 import time
