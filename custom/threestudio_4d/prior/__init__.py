@@ -1,4 +1,4 @@
-"""How the small built-in priors are made: animated assets, a batch rasteriser, training pairs and a procedural creature.
+"""How the small built-in priors are made: assets, a batch rasteriser, training pairs and a creature.
 
 ``gltf`` reads GLB files, ``assets`` packs them into one small file, ``scenes`` skins a pack into flat buffers,
 ``rasterise`` renders batches of them (Triton on CUDA, numba on CPU), ``pairs`` samples novel-view training pairs,

@@ -2,10 +2,10 @@
 
 ``python -m threestudio_4d.prior.assets FOLDER... --out pack.npz``
 
-The pack stores, for every asset, welded vertices (16-bit, in the asset's own box), four 8-bit skin weights, 8-bit sRGB albedo,
-faces and flags, and for every pose one half-precision 3x4 matrix a joint. The matrices already turn glTF's y-up world into
-ours, (x, y, z) -> (z, x, y), and put each *clip* into the frame of the benchmark: the centre of the box over the clip at
-the origin, the farthest vertex over the clip at distance ``RADIUS``.
+The pack stores, for every asset, welded vertices (16-bit, in the asset's own box), four 8-bit skin weights, 8-bit sRGB
+albedo, faces and flags, and for every pose one half-precision 3x4 matrix a joint. The matrices already turn glTF's y-up
+world into ours, (x, y, z) -> (z, x, y), and put each *clip* into the frame of the benchmark: the centre of the box over
+the clip at the origin, the farthest vertex over the clip at distance ``RADIUS``.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class _Soup:
 
 
 def _join(asset: Asset) -> _Soup:
-    """Welds all primitives. A corner keeps its normal in the weld only on smooth faces, so creases survive and flat faces share vertices."""
+    """Welds all primitives. Normals keep corners apart on smooth faces only: creases survive, flat faces share."""
     keys: dict[tuple[int, int], int] = {}
     palette: list[tuple[int, np.ndarray]] = []
 
@@ -120,7 +120,8 @@ def _join(asset: Asset) -> _Soup:
     rank = np.argsort(np.argsort(first))  # order of first use, which compresses better than sorted keys
     picks, faces = np.sort(first), rank[inverse].reshape(-1, 3)
     bad = ~np.isfinite(p).all(1)[picks]
-    good = ~bad[faces].any(1) & (faces[:, 0] != faces[:, 1]) & (faces[:, 1] != faces[:, 2]) & (faces[:, 2] != faces[:, 0])
+    a, b, d = faces.T
+    good = ~bad[faces].any(1) & (a != b) & (b != d) & (d != a)
     return _Soup(p[picks], j[picks], w[picks], c[picks].astype(np.uint8), faces[good], flags[good], palette)
 
 
@@ -290,7 +291,9 @@ def read_pack(path: str | Path, limit: int | None = None) -> list[PackedAsset]:
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"No asset pack at {path}. Make one: python -m threestudio_4d.prior.assets FOLDER... --out {path}")
+        raise UserError(
+            f"No asset pack at {path}. Make one with python -m threestudio_4d.prior.assets FOLDER --out {path}"
+        )
     with np.load(path, allow_pickle=False) as data:
         if "format" not in data or int(data["format"][0]) != FORMAT:
             raise UserError(f"{path} is not an asset pack of format {FORMAT}. Pack the assets again.")
@@ -307,7 +310,7 @@ def read_pack(path: str | Path, limit: int | None = None) -> list[PackedAsset]:
     keep = range(len(names))
     if limit is not None:
         kinds = [np.flatnonzero(animated), np.flatnonzero(~animated)]
-        keep = sorted(i for k in kinds for i in {int(k[j]) for j in np.linspace(0, len(k) - 1, min(limit, len(k))).astype(int)})
+        keep = sorted(int(k[j]) for k in kinds for j in np.linspace(0, len(k) - 1, min(limit, len(k))).astype(int))
     assets = []
     for i in keep:
         vertices, faces, poses, joints = counts[i]
@@ -316,12 +319,13 @@ def read_pack(path: str | Path, limit: int | None = None) -> list[PackedAsset]:
         own = {k: tables[k][rows[k]] for k in tables}
         block = matrices[matrix_ends[i] - poses * joints : matrix_ends[i]].reshape(poses, joints, 3, 4)
         clip = pose_clip[ends[i, 2] - poses : ends[i, 2]]
-        assets.append(PackedAsset(names[i], bool(animated[i]), **own, matrices=block, clips=clips[i].split("\n"), pose_clip=clip))
+        texts = {"name": names[i], "clips": clips[i].split("\n")}
+        assets.append(PackedAsset(animated=bool(animated[i]), matrices=block, pose_clip=clip, **texts, **own))
     return assets
 
 
 def pack_assets(folders: list[str | Path], out: str | Path, poses: int = 45, progress: bool = False) -> list[str]:
-    """Packs every GLB file below ``folders``, named by its path below its folder's parent. Returns what was skipped and why.
+    """Packs every GLB file below ``folders``, named by its path from its folder on. Returns what was skipped and why.
 
     Raises:
         UserError: no file could be packed.
@@ -343,7 +347,7 @@ def pack_assets(folders: list[str | Path], out: str | Path, poses: int = 45, pro
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="threestudio_4d.prior.assets", description="Pack GLB assets for training priors.")
+    parser = argparse.ArgumentParser(prog="threestudio_4d.prior.assets", description="Pack GLB assets.")
     parser.add_argument("folders", nargs="+", type=Path, help="folders searched for .glb files")
     parser.add_argument("--out", type=Path, required=True, help="the pack to write (.npz)")
     parser.add_argument("--poses", type=int, default=45, help="poses kept of each animated asset")

@@ -1,7 +1,7 @@
 """A reader for binary glTF 2.0: scene graph, primitives, skins and animation clips as numpy arrays.
 
-Only what posing a mesh needs is read: TRS nodes, skins, LINEAR/STEP/CUBICSPLINE channels, resting morph weights, base colours
-(factor, vertex colours, texture). Coordinates stay glTF's own (right-handed, y up); ``assets`` turns them z-up.
+Only what posing a mesh needs is read: TRS nodes, skins, LINEAR/STEP/CUBICSPLINE channels, resting morph weights, base
+colours (factor, vertex colours, texture). Coordinates stay glTF's own (right-handed, y up); ``assets`` turns them z-up.
 """
 
 from __future__ import annotations
@@ -114,9 +114,9 @@ def sample_channel(channel: Channel, times: np.ndarray) -> np.ndarray:
     if channel.interpolation == "STEP":
         return np.where(u >= 1.0, b, a)
     if cubic:
-        out_tangent, in_tangent = values[lower, 2] * step[:, None], values[lower + 1, 0] * step[:, None]
+        leaving, arriving = values[lower, 2] * step[:, None], values[lower + 1, 0] * step[:, None]
         u2, u3 = u * u, u * u * u
-        return (2 * u3 - 3 * u2 + 1) * a + (u3 - 2 * u2 + u) * out_tangent + (3 * u2 - 2 * u3) * b + (u3 - u2) * in_tangent
+        return (2 * u3 - 3 * u2 + 1) * a + (u3 - 2 * u2 + u) * leaving + (3 * u2 - 2 * u3) * b + (u3 - u2) * arriving
     if channel.path == "rotation":
         return slerp(a, b, u)
     return a + (b - a) * u
@@ -146,7 +146,7 @@ class _Reader:
         self.blob = data[start + 8 :] if len(data) > start + 8 else b""
         required = set(self.doc.get("extensionsRequired", [])) - {"KHR_materials_unlit", "KHR_texture_transform"}
         if required:
-            raise UserError(f"{path} needs the glTF extensions {sorted(required)}, which are not supported. Export it without.")
+            raise UserError(f"{path} needs glTF extensions that are not supported: {sorted(required)}. Export without.")
         self.images: dict[int, np.ndarray] = {}
 
     def view(self, index: int) -> tuple[bytes, int]:
@@ -259,7 +259,8 @@ def read_glb(path: str | Path) -> Asset:
         joints = np.array(skin["joints"])
         inverse = np.tile(np.eye(4), (len(joints), 1, 1))
         if "inverseBindMatrices" in skin:
-            inverse = reader.accessor(skin["inverseBindMatrices"]).reshape(-1, 4, 4).transpose(0, 2, 1).astype(np.float64)
+            columns = reader.accessor(skin["inverseBindMatrices"]).reshape(-1, 4, 4)
+            inverse = columns.transpose(0, 2, 1).astype(np.float64)
         skins.append((joints, inverse))
 
     primitives = []

@@ -29,14 +29,14 @@ class Lights:
     """Light of each image, in the world. ``ambient + slope * n_z + direct * max(0, n.l)`` multiplies the albedo."""
 
     direction: Float[Tensor, "B 3"]  # unit, towards the light
-    ambient: Float[Tensor, "B"]
-    slope: Float[Tensor, "B"]
-    direct: Float[Tensor, "B"]
-    roughness: Float[Tensor, "B"]
-    specular: Float[Tensor, "B"]  # strength of the highlight, 1 = a rough painted metal
+    ambient: Tensor  # [B]
+    slope: Tensor  # [B]
+    direct: Tensor  # [B]
+    roughness: Tensor  # [B]
+    specular: Tensor  # [B] strength of the highlight, 1 = a rough painted metal
 
     @classmethod
-    def standard(cls, count: int, device: torch.device | str = "cpu", azimuth: float | Tensor = 55.0) -> Lights:
+    def standard(cls, count: int, device: torch.device | str = "cpu", azimuth: float | Tensor = 62.0) -> Lights:
         """The benchmark's light: a soft hemisphere and a sun fixed in the world at an azimuth in degrees."""
 
         def full(value: float) -> Tensor:
@@ -57,7 +57,7 @@ def light_direction(elevation: Tensor, azimuth: Tensor) -> Tensor:
 
 
 def camera_to_world(elevation: Tensor, azimuth: Tensor, distance: Tensor) -> Float[Tensor, "B 4 4"]:
-    """OpenGL camera poses that look at the origin, z up; azimuth 0 stands on +x. Angles in degrees, |elevation| < 90."""
+    """OpenGL camera poses that look at the origin, z up; azimuth 0 stands on +x. Degrees, |elevation| < 90."""
     back = light_direction(elevation, azimuth)
     a = torch.deg2rad(azimuth)
     right = torch.stack([-a.sin(), a.cos(), torch.zeros_like(a)], -1)
@@ -70,18 +70,18 @@ def camera_to_world(elevation: Tensor, azimuth: Tensor, distance: Tensor) -> Flo
 
 @dataclass
 class Shot:
-    """What to render: B poses, cameras, lights and small changes. Angles in degrees; every tensor on the meshes' device.
+    """What to render: B poses, cameras, lights and small changes. Angles in degrees, tensors on the meshes' device.
 
-    ``scale`` and ``offset`` move the object, world' = world * scale + offset. ``colour`` [B, 3, 3] multiplies linear albedo.
+    ``scale`` and ``offset`` move the object, world' = world * scale + offset. ``colour`` multiplies linear albedo.
     ``flip`` mirrors the image left to right.
     """
 
     pose: Tensor  # [B] long
-    elevation: Float[Tensor, "B"]
-    azimuth: Float[Tensor, "B"]
-    distance: Float[Tensor, "B"]
+    elevation: Tensor  # [B]
+    azimuth: Tensor  # [B]
+    distance: Tensor  # [B]
     lights: Lights | None = None
-    scale: Float[Tensor, "B"] | None = None
+    scale: Tensor | None = None  # [B]
     offset: Float[Tensor, "B 3"] | None = None
     colour: Float[Tensor, "B 3 3"] | None = None
     flip: Tensor | None = None
@@ -153,7 +153,9 @@ def render(
         try:
             from .rasterise_triton import render_table
         except ImportError as error:
-            raise UserError(f"The GPU rasteriser needs Triton ({error}). Install a CUDA build of torch, or use the CPU.") from error
+            raise UserError(
+                f"The GPU rasteriser needs Triton ({error}). Use a CUDA build of torch, or the CPU."
+            ) from error
     else:
         raise UserError(f"Unknown rasteriser backend {backend!r}; it is one of 'auto', 'triton', 'numba'.")
     table, pose = shot.table(), shot.pose.to(meshes.device)

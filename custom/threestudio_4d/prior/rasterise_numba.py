@@ -108,8 +108,8 @@ def _shade(vertices, normals, screen, face, flag, colours, row, px, py, out):
 
 @numba.njit(cache=True, parallel=True, error_model="numpy")
 def _render(
-    vertices, normals, vertex_start, vertex_count, faces, flags, face_start, face_end, colours, colour_start, table, size,
-    samples, out,
+    vertices, normals, vertex_start, vertex_count, faces, flags, face_start, face_end, colours, colour_start, table,
+    size, samples, out,
 ):  # fmt: skip
     width = size * samples
     for image in numba.prange(len(table)):
@@ -144,12 +144,11 @@ def render_table(meshes: PosedMeshes, pose: Tensor, table: Tensor, resolution: i
     start, end = meshes.asset_face[asset], meshes.asset_face[asset + 1]
     first = meshes.asset_vertex[asset]
     out = torch.zeros(len(pose), resolution, resolution, 4)
-    # numba has no half floats as array elements on CPUs, so the few meshes at hand are widened once
     wide = _widened(meshes)
     _render(
-        *wide[:2], meshes.pose_vertex[pose].numpy(), (meshes.asset_vertex[asset + 1] - first).numpy(), meshes.faces.numpy(),
-        meshes.flags.numpy(), start.numpy(), end.numpy(), wide[2], first.numpy(), table.numpy(), resolution, supersample,
-        out.numpy(),
+        *wide[:2], meshes.pose_vertex[pose].numpy(), (meshes.asset_vertex[asset + 1] - first).numpy(),
+        meshes.faces.numpy(), meshes.flags.numpy(), start.numpy(), end.numpy(), wide[2], first.numpy(), table.numpy(),
+        resolution, supersample, out.numpy(),
     )  # fmt: skip
     return out
 

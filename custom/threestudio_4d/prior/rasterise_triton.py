@@ -17,13 +17,22 @@ PIXELS = 128  # pixels a program shades
 
 
 @triton.jit
+def _load3(pointer, index, valid):
+    at = index * 3
+    x = tl.load(pointer + at, mask=valid, other=0.0).to(tl.float32)
+    y = tl.load(pointer + at + 1, mask=valid, other=0.0).to(tl.float32)
+    z = tl.load(pointer + at + 2, mask=valid, other=0.0).to(tl.float32)
+    return x, y, z
+
+
+@triton.jit
 def _corner(vertices, index, base, row, valid, width):
     """Screen position and inverse depth of one vertex of each lane's triangle."""
-    at = (base + index) * 3
     scale = tl.load(row + 13)
-    x = tl.load(vertices + at, mask=valid, other=0.0).to(tl.float32) * scale + (tl.load(row + 14) - tl.load(row + 9))
-    y = tl.load(vertices + at + 1, mask=valid, other=0.0).to(tl.float32) * scale + (tl.load(row + 15) - tl.load(row + 10))
-    z = tl.load(vertices + at + 2, mask=valid, other=0.0).to(tl.float32) * scale + (tl.load(row + 16) - tl.load(row + 11))
+    x, y, z = _load3(vertices, base + index, valid)
+    x = x * scale + (tl.load(row + 14) - tl.load(row + 9))
+    y = y * scale + (tl.load(row + 15) - tl.load(row + 10))
+    z = z * scale + (tl.load(row + 16) - tl.load(row + 11))
     cx = tl.load(row) * x + tl.load(row + 1) * y + tl.load(row + 2) * z
     cy = tl.load(row + 3) * x + tl.load(row + 4) * y + tl.load(row + 5) * z
     depth = -(tl.load(row + 6) * x + tl.load(row + 7) * y + tl.load(row + 8) * z)
@@ -114,15 +123,6 @@ def fill_kernel(
 
 
 @triton.jit
-def _load3(pointer, index, valid):
-    at = index * 3
-    x = tl.load(pointer + at, mask=valid, other=0.0).to(tl.float32)
-    y = tl.load(pointer + at + 1, mask=valid, other=0.0).to(tl.float32)
-    z = tl.load(pointer + at + 2, mask=valid, other=0.0).to(tl.float32)
-    return x, y, z
-
-
-@triton.jit
 def _encode(c):
     c = tl.minimum(tl.maximum(c, 0.0), 1.0)
     curve = 1.055 * tl.exp2(tl.log2(tl.maximum(c, 1e-6)) * (1.0 / 2.4)) - 0.055
@@ -131,8 +131,8 @@ def _encode(c):
 
 @triton.jit
 def shade_kernel(
-    vertices, normals, pose_vertex, pose_asset, faces, flags, asset_face, colours, asset_vertex, pose, table, zbuffer, out,
-    SIZE: tl.constexpr, SAMPLES: tl.constexpr, PIXELS: tl.constexpr, COLUMNS: tl.constexpr,
+    vertices, normals, pose_vertex, pose_asset, faces, flags, asset_face, colours, asset_vertex, pose, table, zbuffer,
+    out, SIZE: tl.constexpr, SAMPLES: tl.constexpr, PIXELS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """Program (t, b) shades PIXELS pixels of image b: the mean over SAMPLES x SAMPLES samples."""
     WIDTH: tl.constexpr = SIZE * SAMPLES
@@ -250,8 +250,8 @@ def render_table(meshes: PosedMeshes, pose: Tensor, table: Tensor, resolution: i
     zbuffer = torch.zeros(count, width * width, dtype=torch.int64, device=pose.device)
     out = torch.empty(count, resolution, resolution, 4, dtype=torch.float32, device=pose.device)
     fill_kernel[(PROGRAMS, count)](
-        meshes.vertices, meshes.pose_vertex, meshes.pose_asset, meshes.faces, meshes.flags, meshes.asset_face, pose, table,
-        zbuffer, WIDTH=width, BLOCK=BLOCK, PROGRAMS=PROGRAMS, SMALL=SMALL, COLUMNS=table.shape[1], num_warps=2,
+        meshes.vertices, meshes.pose_vertex, meshes.pose_asset, meshes.faces, meshes.flags, meshes.asset_face, pose,
+        table, zbuffer, WIDTH=width, BLOCK=BLOCK, PROGRAMS=PROGRAMS, SMALL=SMALL, COLUMNS=table.shape[1], num_warps=2,
     )  # fmt: skip
     shade_kernel[(triton.cdiv(resolution * resolution, PIXELS), count)](
         meshes.vertices, meshes.normals, meshes.pose_vertex, meshes.pose_asset, meshes.faces, meshes.flags,

@@ -19,7 +19,7 @@ VALIDATION_PERCENT = 3
 
 def is_validation(name: str, percent: float = VALIDATION_PERCENT) -> bool:
     """Whether an asset is held out: decided by a hash of its name, so it never moves between runs or machines."""
-    digest = hashlib.sha256(name.encode()).digest()
+    digest = hashlib.sha256(f"split 0: {name}".encode()).digest()
     return int.from_bytes(digest[:4], "big") < percent / 100.0 * 2**32
 
 
@@ -181,7 +181,8 @@ class PosedMeshes:
             flags=torch.from_numpy(np.concatenate(flags)).to(device),
             asset_face=edges([len(f) for f in faces]), colours=torch.cat(albedo).half().to(device),
             asset_vertex=edges(sizes), names=names, clips=clips,
-            pose_clip=[int(c) for part in pose_clip for c in part], animated=[c > 1 for c in counts], pose_counts=counts,
+            pose_clip=[int(c) for part in pose_clip for c in part], animated=[c > 1 for c in counts],
+            pose_counts=counts,
         )  # fmt: skip
 
     def table(self, animated: bool, validation: bool | None) -> PoseTable:
