@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from threestudio_4d.errors import UserError
+from threestudio_4d.guidance import convert_zero123
 from threestudio_4d.guidance import zero123_ckpt as zc
 from threestudio_4d.guidance.zero123_model import Zero123Model
 
@@ -205,8 +206,13 @@ def test_lightning_file_round_trip(tmp_path, checkpoint, monkeypatch):
     monkeypatch.setattr(zc, "build_zero123", lambda empty=False: full(**SMALL, empty=empty))
     model = zc.load_zero123_checkpoint(path)
     folder = tmp_path / "converted"
-    model.save(folder, dtype=torch.float32)
+    convert_zero123.main([str(path), str(folder)])
     again = Zero123Model.load(folder)
     for key, value in model.state_dict().items():
         assert torch.equal(value, again.state_dict()[key]), key
     assert again.prediction_type == "epsilon"
+    with pytest.raises(SystemExit, match="error: .*converted exists and is not empty"):
+        convert_zero123.main([str(path), str(folder)])
+    (tmp_path / "not.ckpt").write_bytes(b"nonsense")
+    with pytest.raises(SystemExit, match="error: .*not.ckpt is not a checkpoint that can be read safely"):
+        convert_zero123.main([str(tmp_path / "not.ckpt"), str(tmp_path / "other")])

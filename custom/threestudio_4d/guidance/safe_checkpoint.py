@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import collections
 import pickle
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -95,8 +96,10 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if head.startswith(b"PK\x03\x04"):
         return _read_archive(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickle protocols; the error below says what matters
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a file that is no checkpoint makes of torch.load
         raise UserError(
             f"{path} is not a checkpoint that can be read safely: it is neither safetensors nor a PyTorch archive. "
             "A plain pickle can run any program when it is loaded, so it is refused; get the original file, or "

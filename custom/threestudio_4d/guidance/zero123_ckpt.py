@@ -5,13 +5,11 @@ over: a missing tensor, one of the wrong shape, or an unknown one under a networ
 
 The moving average of the UNet is preferred, as the original code always installs it; a checkpoint without one is fine.
 
-``python -m threestudio_4d.guidance.zero123_ckpt zero123-xl.ckpt load/zero123/zero123-xl`` converts once to a folder in
-diffusers layout, which loads faster and needs a third of the space.
+``convert_zero123`` beside this file converts once to a folder in diffusers layout.
 """
 
 from __future__ import annotations
 
-import argparse
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -230,26 +228,3 @@ def _check_schedule(model: Zero123Model, state: Mapping[str, Tensor], name: str)
     ours = model.alphas_cumprod.cpu()
     if stored.shape != ours.shape or not torch.allclose(stored.float().cpu(), ours, atol=1e-4):
         raise UserError(f"{name} was trained with another noise schedule than Zero123's; it cannot be used as one")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description="Convert an original Zero123 checkpoint to a folder in diffusers layout."
-    )
-    parser.add_argument("checkpoint", type=Path, help="zero123-xl.ckpt")
-    parser.add_argument("folder", type=Path, help="folder to write")
-    parser.add_argument("--dtype", choices=["float32", "float16", "bfloat16"], default="float32")
-    arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    if arguments.folder.exists() and any(arguments.folder.iterdir()):
-        raise SystemExit(f"error: {arguments.folder} exists and is not empty; choose another folder")
-    try:
-        model = load_zero123_checkpoint(arguments.checkpoint)
-    except UserError as error:
-        raise SystemExit(f"error: {error}") from error
-    model.save(arguments.folder, dtype=getattr(torch, arguments.dtype), max_shard_size="5GB")
-    print(f"wrote {arguments.folder}")
-
-
-if __name__ == "__main__":
-    main()

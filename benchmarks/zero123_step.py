@@ -1,0 +1,193 @@
+"""Time and peak memory of the Zero123 guidance at the published size, with random weights (nothing is downloaded).
+
+    python benchmarks/zero123_step.py --output zero123_step.json
+    python benchmarks/zero123_step.py --device cpu --quick
+
+Measured, for the images of one Consistent4D step (stage 1: 2 levels x 4 views; stage 2: 2 levels x 1 view), each as the
+median of repeated runs after warm-up, timed by CUDA events on a GPU:
+
+* ``encode``: the image encoder at 256 x 256, forward and backward to the images;
+* ``unet``: the UNet with classifier-free guidance, two rows an image;
+* ``step``: a whole distillation, from the renders to the gradient on them.
+
+``build_guidance``, ``random_views`` and ``measure`` are made to be imported by other scripts.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / "custom"), str(ROOT / "extern")]
+
+from threestudio.utils.misc import set_device  # noqa: E402
+from threestudio_4d.guidance.zero123_ckpt import build_zero123  # noqa: E402
+from threestudio_4d.guidance.zero123_guidance import Zero123GuidanceT  # noqa: E402
+
+LEVELS = 2
+RENDER_SIZES = {1: 256, 4: 64}  # views of a step -> side of a render, in stage 2 and stage 1
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "published": {},
+    "checkpointing": {"vae_checkpointing": True},
+    "half_encoder": {"half_dtype": "bf16", "vae_half_precision": True},
+    "compiled": {"half_dtype": "bf16", "vae_half_precision": True, "compile_unet": True},
+}
+
+QUICK = {
+    "unet": {
+        "sample_size": 8,
+        "block_out_channels": (32, 32),
+        "layers_per_block": 1,
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+        "cross_attention_dim": 32,
+        "attention_head_dim": 2,
+    },
+    "vae": {
+        "block_out_channels": (32, 32),
+        "down_block_types": ("DownEncoderBlock2D",) * 2,
+        "up_block_types": ("UpDecoderBlock2D",) * 2,
+        "layers_per_block": 1,
+    },
+    "clip": {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "image_size": 28,
+        "projection_dim": 32,
+    },
+}
+
+
+def build_guidance(device: str | torch.device, quick: bool = False, frames: int = 4, **cfg: Any) -> Zero123GuidanceT:
+    """A prepared guidance with random weights, built on the device.
+
+    Args:
+        quick: a network of toy size instead of the published one.
+        frames: number of random input frames that it is shown.
+        cfg: entries of the guidance's config, such as ``half_dtype="bf16"``.
+    """
+    device = torch.device(device)
+    set_device(device)
+    torch.manual_seed(0)
+    with device:
+        model = build_zero123(**(QUICK if quick else {}))
+    guidance = Zero123GuidanceT({"guidance_scale": 5.0, "min_step_percent": 0.2, **cfg}, model)
+    guidance.prepare(torch.rand(frames, guidance.image_size, guidance.image_size, 3, device=device))
+    return guidance
+
+
+def random_views(images: int, size: int, device: str | torch.device, frames: int = 4) -> dict[str, torch.Tensor]:
+    """What ``distill`` takes, for ``images`` random renders of ``size`` x ``size``; the renders require a gradient."""
+    return {
+        "rgb": torch.rand(images, size, size, 3, device=device).requires_grad_(),
+        "elevation": torch.rand(images, device=device) * 70 - 10,
+        "azimuth": torch.rand(images, device=device) * 360 - 180,
+        "camera_distances": torch.full((images,), 2.0, device=device),
+        "frame_indices": torch.randint(frames, (images,), device=device),
+    }
+
+
+def measure(
+    function: Callable[[], Any], device: str | torch.device, repeats: int = 20, warmup: int = 5
+) -> dict[str, float]:
+    """Median milliseconds of a call; on a GPU also its peak memory in GiB, in all and above what was held before."""
+    device = torch.device(device)
+    for _ in range(warmup):
+        function()
+    if device.type != "cuda":
+        times = []
+        for _ in range(repeats):
+            start = time.perf_counter()
+            function()
+            times.append(1e3 * (time.perf_counter() - start))
+        return {"ms": statistics.median(times)}
+    torch.cuda.synchronize(device)
+    held = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    events = [tuple(torch.cuda.Event(enable_timing=True) for _ in range(2)) for _ in range(repeats)]
+    for start, end in events:
+        start.record()
+        function()
+        end.record()
+    torch.cuda.synchronize(device)
+    peak = torch.cuda.max_memory_allocated(device)
+    return {
+        "ms": statistics.median(start.elapsed_time(end) for start, end in events),
+        "peak_gib": peak / 2**30,
+        "added_gib": (peak - held) / 2**30,
+    }
+
+
+def benchmark_parts(guidance: Zero123GuidanceT, images: int, size: int, **timing: int) -> dict[str, dict[str, float]]:
+    """``encode``, ``unet`` and ``step`` for that many renders of ``size`` x ``size``."""
+    device = guidance.device
+    batch = random_views(images, size, device)
+    camera = guidance.camera(batch["elevation"], batch["azimuth"], batch["camera_distances"])
+    condition = guidance.condition[batch["frame_indices"]]
+    noisy = torch.randn(images, *guidance.model.latent_shape, device=device)
+    timesteps = torch.randint(200, 980, (images,), device=device)
+
+    def encode() -> None:
+        batch["rgb"].grad = None
+        guidance.encode(batch["rgb"]).sum().backward()
+
+    def unet() -> None:
+        with torch.no_grad():
+            guidance.predict(noisy, timesteps, condition, camera)
+
+    def step() -> None:
+        batch["rgb"].grad = None
+        guidance.distill(**batch, levels=LEVELS).level_losses().sum().backward()
+
+    return {function.__name__: measure(function, device, **timing) for function in (encode, unet, step)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--quick", action="store_true", help="toy networks and few repeats, to see that it runs")
+    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=["published", "half_encoder"])
+    parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--output", type=Path, help="write the numbers as JSON here too")
+    arguments = parser.parse_args()
+    device = torch.device(arguments.device)
+    timing = {"repeats": 2, "warmup": 1} if arguments.quick else {"repeats": arguments.repeats}
+
+    report: dict[str, Any] = {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
+        "torch": torch.__version__,
+        "networks": "toy" if arguments.quick else "Zero123 at the published size, random weights",
+        "results": [],
+    }
+    for variant in arguments.variants:
+        guidance = build_guidance(device, arguments.quick, **VARIANTS[variant])
+        for n_views, size in RENDER_SIZES.items():
+            size = size // 8 if arguments.quick else size
+            parts = benchmark_parts(guidance, LEVELS * n_views, size, **timing)
+            report["results"].append({"variant": variant, "levels": LEVELS, "views": n_views, "render": size, **parts})
+            cells = ", ".join(
+                f"{name} {numbers['ms']:.1f} ms" + (f" {numbers['peak_gib']:.1f} GiB" if "peak_gib" in numbers else "")
+                for name, numbers in parts.items()
+            )
+            print(f"{variant}: {LEVELS} levels x {n_views} views of {size}²: {cells}", flush=True)
+        del guidance
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+    if arguments.output is not None:
+        arguments.output.write_text(json.dumps(report, indent=2) + "\n")
+        print(f"wrote {arguments.output}")
+
+
+if __name__ == "__main__":
+    main()
