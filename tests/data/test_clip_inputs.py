@@ -1,5 +1,6 @@
 """Every kind of input gives the same clip."""
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -245,3 +246,19 @@ def test_video_frames_are_chosen_too(tmp_path: Path):
     clip = load_clip(str(path), num_frames=4)
     assert clip.names == ["0", "3", "6", "9"]
     assert np.abs(clip.frames[2].astype(int) - frames[6]).max() == 0
+
+
+def test_a_phone_video_is_turned_upright(tmp_path: Path):
+    frames = make_clip(4, 48, 64)
+    for frame in frames:
+        frame[:14, 24:40] = (200, 40, 30, 255)  # a mark at the top
+    path = write_video(tmp_path / "c.mp4", [over(f, (255, 255, 255)) for f in frames], "libx264", "yuv420p")
+    data = path.read_bytes()
+    start = data.index(b"tkhd") + 44
+    quarter_turn_right = struct.pack(">9i", 0, 1 << 16, 0, -1 << 16, 0, 0, 48 << 16, 0, 1 << 30)
+    path.write_bytes(data[:start] + quarter_turn_right + data[start + 36 :])
+    clip = load_clip(str(path))
+    assert clip.frames.shape == (4, 64, 64, 4)
+    solid = clip.frames[0, ..., 3] > 127
+    upright = np.rot90(frames[0][..., 3], -1) > 127
+    assert (solid[:, 8:56] & upright).sum() / (solid[:, 8:56] | upright).sum() > 0.9

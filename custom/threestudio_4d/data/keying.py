@@ -105,7 +105,8 @@ def key_out(frame: np.ndarray, background: PlainBackground) -> np.ndarray:
     band = (cv2.dilate(solid, disc) == 1) & (inner == 0)
     alpha = np.where(band, mix, solid).astype(np.float32)
     unmixed = (rgb - (1.0 - alpha[..., None]) * color) / np.maximum(alpha[..., None], 0.5)
-    rgb = np.where(band[..., None], np.where(alpha[..., None] > 0.5, unmixed, pure), rgb)
+    clean = (alpha > 0.5) & (np.ptp(color) <= 100)  # smeared chroma cannot be unmixed
+    rgb = np.where(band[..., None], np.where(clean[..., None], unmixed, pure), rgb)
     rgba = np.dstack([rgb, alpha * 255.0])
     return np.clip(np.round(rgba), 0, 255).astype(np.uint8)
 
