@@ -87,6 +87,28 @@ def test_a_complete_hub_cache_needs_no_network(project, monkeypatch):
     assert pw.resolve_prior("owner/name", PARTS).path == snapshot
 
 
+def test_a_download_prefers_safetensors_and_takes_pickled_weights_only_where_there_are_none(project, monkeypatch):
+    import huggingface_hub
+
+    snapshot, calls = project / "snapshot", []
+
+    def download(name, local_files_only=False, allow_patterns=(), **kwargs):
+        if local_files_only:
+            raise FileNotFoundError(name)
+        calls.append(list(allow_patterns))
+        second = "model.bin" if len(calls) == 2 else "config.json"
+        for part, weights in (("unet", "model.safetensors"), ("vae", second)):
+            (snapshot / part).mkdir(parents=True, exist_ok=True)
+            (snapshot / part / weights).write_bytes(b"")
+        return str(snapshot)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    assert pw.resolve_prior("owner/name", PARTS).path == snapshot
+    assert "unet/*.safetensors" in calls[0] and not any("bin" in pattern for pattern in calls[0])
+    assert calls[1:] == [["vae/*.bin"]]
+
+
 def test_an_incomplete_folder_names_what_it_lacks(project):
     (project / "prior/unet").mkdir(parents=True)
     (project / "prior/zero123-xl.ckpt").write_bytes(b"x")

@@ -130,6 +130,25 @@ def test_a_perfect_prior_leaves_the_images_alone(monkeypatch):
     assert guidance(**batch, **given)["loss_sds"] == 0
 
 
+@pytest.mark.parametrize("weighting", ["sds", "x0"])
+def test_images_move_to_what_the_prior_sees(monkeypatch, weighting):
+    """A prior that always answers with one picture: following its score leads there."""
+    guidance, batch = make("pixels", weighting_strategy=weighting), views()
+    target = torch.rand(4, 16, 16, 3)
+    clean, alphas = guidance.encode(target), guidance.model.alphas_cumprod
+
+    def answer(noisy, t, *args):
+        return sd.eps_from_x0(noisy, clean, alphas[t]), clean
+
+    monkeypatch.setattr(guidance.model, "predict", answer)
+    rgb = batch.pop("rgb").requires_grad_()
+    for _ in range(60):
+        (gradient,) = torch.autograd.grad(guidance(rgb, **batch)["loss_sds"], rgb)
+        with torch.no_grad():
+            rgb -= 0.5 * gradient
+    assert (rgb - target).abs().max() < 0.01
+
+
 def test_camera_vector():
     guidance = make()
     camera = guidance.camera(torch.tensor([30.0]), torch.tensor([90.0]), torch.tensor([2.0]))

@@ -136,7 +136,7 @@ def _from_hub(name: str, parts: Sequence[str]) -> Path:
         if not _parts_without_weights(cached, parts):
             return cached
     except (OSError, ValueError):
-        cached = None
+        pass  # nothing of it in the cache
     if is_offline():
         raise UserError(
             f"the prior {name!r} is no local path and no built-in prior; as a hub id it is not (completely) in the "
