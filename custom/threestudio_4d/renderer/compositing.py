@@ -8,7 +8,7 @@ from threestudio.utils.typing import Float, Int, Tensor
 
 
 def sample_weights(
-    density: Float[Tensor, "L M"], step: float, ray_indices: Int[Tensor, M], n_rays: int
+    density: Float[Tensor, "L M"], step: float, ray_indices: Int[Tensor, " M"], n_rays: int
 ) -> Float[Tensor, "L M"]:
     """Weights ``w_i = T_i (1 - exp(-σ_i δ))`` with ``T_i = exp(-Σ_{j<i} σ_j δ)`` within each ray (NeRF, eq. 3).
 
@@ -41,7 +41,9 @@ class _Weights(torch.autograd.Function):
         return (grad * passing - behind).to(grad.dtype), None, None
 
 
-def sum_over_rays(values: Float[Tensor, "L M C"], ray_indices: Int[Tensor, M], n_rays: int) -> Float[Tensor, "L R C"]:
+def sum_over_rays(
+    values: Float[Tensor, "L M C"], ray_indices: Int[Tensor, " M"], n_rays: int
+) -> Float[Tensor, "L R C"]:
     """Sum packed sample values into their rays; rays without samples get 0."""
     levels, _, channels = values.shape
     shift = torch.arange(levels, device=ray_indices.device) * n_rays

@@ -23,9 +23,9 @@ class Samples(NamedTuple):
     """Samples of all rays, packed: rays in order, and along each ray from near to far."""
 
     #: ``[M]`` index of the ray
-    ray_indices: Int[Tensor, M]
+    ray_indices: Int[Tensor, " M"]
     #: ``[M]`` distance of the midpoint along the ray, in world units
-    midpoints: Float[Tensor, M]
+    midpoints: Float[Tensor, " M"]
 
 
 @torch.no_grad()
@@ -34,7 +34,7 @@ def march(
     rays_d: Float[Tensor, "R 3"],
     grid: OccupancyGrid,
     step: float,
-    offsets: Float[Tensor, R] | None = None,
+    offsets: Float[Tensor, " R"] | None = None,
     sampler: Sampler = "auto",
 ) -> Samples:
     """Sample rays (unit directions) in the occupied cells of ``grid``; ``offsets`` None means 0.
