@@ -121,12 +121,17 @@ def set_up_logging(verbose: bool) -> None:
     logger.setLevel(logging.DEBUG if verbose else logging.INFO)
 
 
+def custom_folder() -> Path:
+    """``custom/`` of the working directory, else the one beside this file."""
+    folder = Path.cwd() / "custom"
+    return folder if folder.is_dir() else REPOSITORY / "custom"
+
+
 def load_extensions(threestudio: Any) -> dict[str, str]:
-    """Import ``custom/`` (of the working directory, else beside this file); return name -> reason of each failure."""
+    """Import all extensions, say which, and return name -> reason of those that failed."""
     from threestudio.utils.custom_modules import load_custom_modules
 
-    folder = Path.cwd() / "custom"
-    modules = load_custom_modules(folder if folder.is_dir() else REPOSITORY / "custom")
+    modules = load_custom_modules(custom_folder())
     failed = {module.name: module.reason for module in modules if module.error is not None}
     for module in modules:
         if module.error is not None:
@@ -201,9 +206,10 @@ class Run:
     def execute(self) -> None:
         is_upstream = prepare_host()
         if self.arguments.typecheck:
+            from threestudio.utils.custom_modules import list_custom_modules
             from threestudio.utils.typecheck import install_type_checks
 
-            install_type_checks()
+            install_type_checks(["threestudio", *(path.stem for path in list_custom_modules(custom_folder()))])
         import threestudio
 
         set_up_logging(self.arguments.verbose)

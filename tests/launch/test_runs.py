@@ -109,3 +109,21 @@ def test_as_a_process_of_its_own(workdir):
     done = subprocess.run(command, cwd=workdir, env=environment(), capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == f"results in {TRIAL}: save/it1-test.mp4"
+
+
+def test_typecheck_finds_a_wrong_shape(workdir):
+    typed = workdir / "custom/typed"
+    typed.mkdir()
+    (typed / "__init__.py").write_text("from . import parts\n")
+    (typed / "parts.py").write_text(
+        "import torch\n"
+        "from jaxtyping import Float\n"
+        "from torch import Tensor\n\n\n"
+        "def length(points: Float[Tensor, 'N 3'], scale: Float[Tensor, 'N']) -> Float[Tensor, 'N']:\n"
+        "    return points.norm(dim=-1) * scale\n\n\n"
+        "length(torch.zeros(5, 3), torch.ones(5))\n"
+        "length(torch.zeros(5, 3), torch.ones(1))\n"
+    )
+    short = (*TRAIN, "trainer.max_steps=1", "trainer.limit_test_batches=0")
+    assert "FAILED" not in call(workdir, *short).text
+    assert "typed FAILED to import: TypeCheckError" in call(workdir, *short, "--typecheck").err

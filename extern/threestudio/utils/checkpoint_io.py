@@ -204,6 +204,8 @@ class LastCheckpoint(Checkpoint):
         io: the plugin that writes; it knows when another callback has just saved the same state, which is then linked.
     """
 
+    STEPS_BETWEEN_AGREEMENTS = 20
+
     def __init__(self, dirpath: str | os.PathLike, every_n_minutes: float | None, io: AtomicCheckpointIO) -> None:
         super().__init__()
         self.path = Path(dirpath) / LAST_NAME
@@ -227,13 +229,17 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
         due = self.interval > 0 and time.monotonic() - self._last_time >= self.interval
-        if trainer.world_size > 1:  # clocks and signals differ between processes: all follow the first
-            due, self._interrupted = trainer.strategy.broadcast((due, self._interrupted))
-        if due or self._interrupted:
+        stop = self._interrupted
+        if trainer.world_size > 1:  # clocks and signals differ between processes: all follow the first, now and then
+            if trainer.global_step % self.STEPS_BETWEEN_AGREEMENTS:
+                due = stop = False
+            else:
+                due, stop = trainer.strategy.broadcast((due, stop))
+        if due or stop:
             self.save(trainer)
         else:
             self.follow(trainer)
-        if self._interrupted:
+        if stop:
             raise KeyboardInterrupt
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -138,13 +138,13 @@ def load_config(*yamls: str, cli_args: Sequence[str] = (), from_string: bool = F
     """
     try:
         configs = [OmegaConf.create(y) if from_string else _read_yaml(y) for y in yamls]
+        if not all(isinstance(config, DictConfig) for config in configs):
+            raise ConfigError("A configuration is a YAML mapping of keys to values, not a list.")
         cfg = OmegaConf.merge(*configs, _parse_cli(cli_args), kwargs)
     except UserError:
         raise
     except OmegaConfBaseException as error:
         raise ConfigError(f"The configuration cannot be merged: {_first_line(error)}") from error
-    if not isinstance(cfg, DictConfig):
-        raise ConfigError("A configuration is a YAML mapping of keys to values, not a list.")
     raw = OmegaConf.to_container(cfg, resolve=False)
     _check_keys(ExperimentConfig, cfg)
     try:
