@@ -148,7 +148,7 @@ def _find_one(name: str) -> type:
 
 def _unknown_name_message(name: str) -> str:
     lines = [f"No module is registered as '{name}'."]
-    near = difflib.get_close_matches(name, available(), n=3, cutoff=0.55)
+    near = difflib.get_close_matches(name, available(), n=3, cutoff=0.7)
     if near:
         lines.append("Did you mean " + " or ".join(f"'{n}'" for n in near) + "?")
     if name in _UPSTREAM_ONLY:

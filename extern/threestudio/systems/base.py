@@ -147,6 +147,10 @@ class BaseSystem(pl.LightningModule, Updateable, SaverMixin):
         self.do_update_step_end(self.true_current_epoch, self.true_global_step)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int, unused: int = 0) -> None:
+        if self._rng_states is not None:
+            # not earlier: the batches fetched ahead and the sanity check draw numbers as well
+            restore_rng_state(self._rng_states)
+            self._rng_states = None
         self._begin_batch(batch, "train", self.trainer.train_dataloader.dataset)
 
     def on_validation_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
@@ -202,12 +206,6 @@ class BaseSystem(pl.LightningModule, Updateable, SaverMixin):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._rng_states = checkpoint.get(_RNG_KEY)
-
-    def on_train_start(self) -> None:
-        """Continue the random numbers of the run that wrote the checkpoint, once everything else is set up."""
-        if self._rng_states is not None:
-            restore_rng_state(self._rng_states)
-            self._rng_states = None
 
     def on_train_end(self) -> None:
         self._finite.flush()

@@ -147,9 +147,8 @@ def _read_torch(path: str, map_location: Any) -> Any:
                 "Convert it to .safetensors with the tool that wrote it."
             ) from error
     except (RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise CheckpointError(
-            f"The checkpoint '{path}' is damaged or incomplete: {str(error).splitlines()[0]}"
-        ) from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(f"The checkpoint '{path}' is damaged or incomplete: {reason}") from error
     try:
         return torch.load(path, map_location=map_location, weights_only=False, pickle_module=_tolerant_pickle())
     except Exception as error:  # whatever a hostile or damaged pickle provokes
