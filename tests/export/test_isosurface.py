@@ -5,6 +5,7 @@ import pytest
 
 from threestudio_4d.export.isosurface import (
     DensityGrid,
+    fill_voids,
     marching_cubes,
     remove_small_parts,
     signed_volume,
@@ -28,6 +29,15 @@ def test_ball_has_its_volume_and_faces_outwards():
     grid = sample(ball(0.5))
     vertices, faces = marching_cubes(grid, 25.0)
     assert np.linalg.norm(vertices, axis=-1) == pytest.approx(np.full(len(vertices), 0.5), abs=0.02)
+    assert signed_volume(vertices, faces) == pytest.approx(4 / 3 * np.pi * 0.5**3, rel=0.03)
+
+
+def test_hollow_objects_become_solid():
+    shell = sample(lambda points: ball(0.5)(points) - ball(0.3)(points))
+    vertices, faces = marching_cubes(shell, 25.0)
+    assert np.linalg.norm(vertices, axis=-1).min() < 0.35
+    vertices, faces = marching_cubes(fill_voids(shell, 25.0), 25.0)
+    assert np.linalg.norm(vertices, axis=-1).min() > 0.45
     assert signed_volume(vertices, faces) == pytest.approx(4 / 3 * np.pi * 0.5**3, rel=0.03)
 
 

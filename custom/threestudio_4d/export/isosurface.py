@@ -75,6 +75,15 @@ def silhouette_threshold(grid: DensityGrid) -> float | None:
     return float(np.sqrt(good[0] * good[-1]))
 
 
+def fill_voids(grid: DensityGrid, threshold: float) -> DensityGrid:
+    """Make enclosed hollows solid: supervision by pictures leaves the inside of objects empty, and no one sees it."""
+    from scipy.ndimage import binary_fill_holes
+
+    solid = grid.values > threshold
+    hollow = binary_fill_holes(solid) & ~solid
+    return DensityGrid(np.where(hollow, np.float32(2 * threshold), grid.values), grid.lower, grid.spacing)
+
+
 def marching_cubes(grid: DensityGrid, threshold: float) -> tuple[Float[np.ndarray, "V 3"], Int[np.ndarray, "F 3"]]:
     """Vertices in world units and triangles that face outwards (towards lower density); empty arrays without a
     surface.

@@ -16,7 +16,7 @@ from threestudio.models.exporters.base import Exporter, ExporterOutput
 from threestudio.utils.typing import Float, Int
 
 from ..errors import UserError
-from .isosurface import DensityGrid, marching_cubes, remove_small_parts, silhouette_threshold
+from .isosurface import DensityGrid, fill_voids, marching_cubes, remove_small_parts, silhouette_threshold
 
 FORMATS = ("obj", "glb")
 COLOR_STEPS = 12
@@ -140,7 +140,7 @@ class MeshSequenceExporter(Exporter):
         if box is None:
             return None
         grid = DensityGrid.sample(self._density_at(time), *box, self.cfg.resolution)
-        vertices, faces = remove_small_parts(*marching_cubes(grid, threshold), self.cfg.min_part)
+        vertices, faces = remove_small_parts(*marching_cubes(fill_voids(grid, threshold), threshold), self.cfg.min_part)
         if len(faces) == 0:
             return None
         return vertices, faces, self._colors(vertices, faces, time, grid.spacing)
