@@ -3,10 +3,12 @@
 import importlib.util
 import os
 
+import numba
 import pytest
 import torch
 
-from threestudio_4d.ops.planes import PAIRS, interpolate_planes, plane_slopes, select_backend
+from threestudio_4d.ops import cpu_threads
+from threestudio_4d.ops.planes import PAIRS, interpolate_planes, plane_slopes, prepare_planes, select_backend
 
 RESOLUTION = (7, 5, 6, 3)
 
@@ -186,12 +188,38 @@ def test_plane_gradient_only_where_asked():
         (make_planes()[:3] + make_planes(resolution=(7, 9, 6, 3))[3:], torch.zeros(3, 4), "9 texels along y"),
         (make_planes()[:5] + make_planes(3)[5:], torch.zeros(3, 4), "plane 5 has 3 channels"),
         (make_planes()[:5] + [torch.zeros(5, 3, 6)], torch.zeros(3, 4), r"plane 5 must be \[1, C, R_b, R_a\]"),
-        (make_planes(), torch.zeros(3, 4, dtype=torch.float64), "float32.*coords are torch.float64"),
+        (
+            make_planes(),
+            torch.zeros(3, 4, dtype=torch.float64),
+            "planes are torch.float32 on cpu, coords are torch.float64",
+        ),
     ],
 )
 def test_wrong_shapes_are_named(planes, coords, message):
     with pytest.raises(ValueError, match=message):
         interpolate_planes(planes, coords)
+
+
+@pytest.mark.parametrize("backend", ["torch", "numba"])
+def test_prepared_planes_stand_for_the_planes(backend):
+    planes, coords = make_planes(), make_coords()
+    prepared = prepare_planes(planes, backend)
+    expected, expected_grads = gradients(lambda p, q: interpolate_planes(p, q, backend=backend), planes, coords)
+    value = interpolate_planes(prepared, coords)
+    weight = torch.randn(value.shape, generator=torch.Generator().manual_seed(2))
+    grads = torch.autograd.grad((value * weight).sum(), planes)
+    assert torch.equal(value, expected)
+    assert all(torch.equal(a, b) for a, b in zip(grads, expected_grads[:6], strict=True))
+
+
+def test_kernels_compile_where_no_cache_can_be_written(monkeypatch):
+    def refuse(cache=False, **options):
+        if cache:
+            raise RuntimeError("cannot cache function: no locator available")
+        return numba.njit(**options)
+
+    monkeypatch.setattr(cpu_threads, "njit", refuse)
+    assert cpu_threads.compiled(lambda a: a + 1)(1) == 2
 
 
 def test_backend_choice():

@@ -17,7 +17,7 @@ from threestudio.utils.ops import get_activation
 from threestudio.utils.typing import Float, Tensor
 
 from ..errors import UserError
-from ..ops.planes import BACKENDS, PAIRS, interpolate_planes, plane_slopes
+from ..ops.planes import BACKENDS, PAIRS, PreparedPlanes, interpolate_planes, plane_slopes, prepare_planes
 from .heads import Head
 
 #: Offset of the central differences that give the normal, in world units.
@@ -131,7 +131,7 @@ class CascadeKPlanes(BaseImplicitGeometry):
         shape = points.shape[:-1]
         points, timestamps = self._flatten(points, timestamps)
         with _full_precision(points):
-            raw, features = self._evaluate(self._coordinates(points, timestamps), colour=True)
+            raw, features = self._evaluate(self._prepared(), self._coordinates(points, timestamps), colour=True)
             density = self._density(raw, points)
             output = {
                 "density": density.unsqueeze(-1).unflatten(1, shape),
@@ -203,12 +203,16 @@ class CascadeKPlanes(BaseImplicitGeometry):
         """World points and times to ``[N, 4]`` in [-1, 1]."""
         return torch.cat([points / self.cfg.radius, timestamps * 2 - 1], dim=-1)
 
-    def _evaluate(self, coords: Tensor, colour: bool) -> tuple[Tensor, Tensor | None]:
+    def _prepared(self) -> list[PreparedPlanes]:
+        """The planes of every level as the lookups want them, laid out once for all lookups of a query."""
+        return [prepare_planes(list(planes), self.cfg.plane_backend) for planes in self.grids]
+
+    def _evaluate(self, levels: list[PreparedPlanes], coords: Tensor, colour: bool) -> tuple[Tensor, Tensor | None]:
         """Raw densities ``[L, N]`` and raw colours ``[L, N, F]``, summed over levels up to each."""
         densities, colours = [], []
         features = None
-        for level, planes in enumerate(self.grids):
-            looked_up = interpolate_planes(list(planes), coords, self.cfg.hybrid, self.cfg.plane_backend)
+        for level, planes in enumerate(levels):
+            looked_up = interpolate_planes(planes, coords, self.cfg.hybrid)
             if self.cfg.rgb_residual:
                 features, head = looked_up, level
             else:
@@ -225,35 +229,35 @@ class CascadeKPlanes(BaseImplicitGeometry):
 
     def _raw_density(self, coords: Tensor) -> Tensor:
         """Raw densities ``[L, N]``; a long query under autograd keeps only coordinates and recomputes in backward."""
+        levels = self._prepared()
         if not torch.is_grad_enabled() or coords.shape[0] <= CHECKPOINT_POINTS:
-            return self._evaluate(coords, colour=False)[0]
+            return self._density_part(levels, coords)
         parts = [
-            checkpoint(self._density_part, part, use_reentrant=False, preserve_rng_state=False)
+            checkpoint(self._density_part, levels, part, use_reentrant=False, preserve_rng_state=False)
             for part in coords.split(CHECKPOINT_POINTS)
         ]
         return torch.cat(parts, dim=1)
 
-    def _density_part(self, coords: Tensor) -> Tensor:
-        return self._evaluate(coords, colour=False)[0]
+    def _density_part(self, levels: list[PreparedPlanes], coords: Tensor) -> Tensor:
+        return self._evaluate(levels, coords, colour=False)[0]
 
     def _analytic_normals(self, points: Tensor, timestamps: Tensor) -> Tensor:
         """``-normalize(∇(raw + b))``: the activation is increasing, so it changes the length of ∇σ alone."""
         coords = self._coordinates(points, timestamps).detach()
-        options = (self.cfg.hybrid, self.cfg.plane_backend)
-        planes = [list(level) for level in self.grids]
+        hybrid = self.cfg.hybrid
+        planes = self._prepared()
         slopes: list[Tensor] = []
         features = None
         for level in range(self.n_levels):
-            looked_up = interpolate_planes(planes[level], coords, *options)
+            looked_up = interpolate_planes(planes[level], coords, hybrid)
             if self.cfg.rgb_residual:
-                slope = plane_slopes(
-                    planes[level], coords, self.density_network[level].input_gradient(looked_up), *options
-                )
+                gradient = self.density_network[level].input_gradient(looked_up)
+                slope = plane_slopes(planes[level], coords, gradient, hybrid)
                 slopes.append(slope + slopes[-1] if slopes else slope)
             else:
                 features = looked_up if features is None else features + looked_up
                 gradient = self.density_network[0].input_gradient(features)
-                slopes.append(sum(plane_slopes(planes[i], coords, gradient, *options) for i in range(level + 1)))
+                slopes.append(sum(plane_slopes(planes[i], coords, gradient, hybrid) for i in range(level + 1)))
         slope = torch.stack(slopes)[..., :3] / self.cfg.radius + self._bias_slope(points.detach())
         return F.normalize(-slope, dim=-1, eps=1e-6)
 

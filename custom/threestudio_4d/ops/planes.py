@@ -13,7 +13,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Sequence
 from functools import cache
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -29,8 +29,30 @@ PAIRS = ((0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3))
 MAX_TRITON_CHANNELS = 64
 
 
+class PreparedPlanes(NamedTuple):
+    """Six planes checked and laid out for one backend, for several lookups in the same planes."""
+
+    planes: tuple[Tensor, ...]
+    #: flat channel-last copy ``[sum(R_b * R_a), C]`` for the fused kernels
+    texels: Tensor | None
+    #: texels along x, y, z, t
+    resolution: tuple[int, int, int, int]
+    backend: str
+
+
+def prepare_planes(planes: Sequence[Tensor], backend: Backend = "auto") -> PreparedPlanes:
+    """Check six planes and lay them out once; the result can stand for the planes in the functions below.
+
+    Gradients flow back to the planes. Errors as in ``interpolate_planes``.
+    """
+    resolution = _check_planes(planes)
+    name = select_backend(backend, planes[0], planes[0].shape[1])
+    texels = None if name == "torch" else _pack(planes)
+    return PreparedPlanes(tuple(planes), texels, resolution, name)
+
+
 def interpolate_planes(
-    planes: Sequence[Tensor], coords: Tensor, hybrid: bool = False, backend: Backend = "auto"
+    planes: Sequence[Tensor] | PreparedPlanes, coords: Tensor, hybrid: bool = False, backend: Backend = "auto"
 ) -> Tensor:
     """Look up and combine the features of six planes.
 
@@ -49,21 +71,24 @@ def interpolate_planes(
     Raises:
         ValueError: shapes, dtypes or the backend do not fit; the message names what was given.
     """
-    resolution = _check(planes, coords)
-    name = select_backend(backend, coords, planes[0].shape[1])
-    if name == "torch":
-        return _interpolate_torch(planes, coords, hybrid)
-    if name == "numba":
+    prepared = _prepared(planes, coords, backend)
+    if prepared.backend == "torch":
+        return _interpolate_torch(prepared.planes, coords, hybrid)
+    if prepared.backend == "numba":
         from .planes_numba import PlaneLookupCPU
 
-        return PlaneLookupCPU.apply(pack_planes(planes), coords, resolution, hybrid)
+        return PlaneLookupCPU.apply(prepared.texels, coords, prepared.resolution, hybrid)
     from .planes_triton import PlaneLookupCUDA
 
-    return PlaneLookupCUDA.apply(pack_planes(planes), coords, resolution, hybrid)
+    return PlaneLookupCUDA.apply(prepared.texels, coords, prepared.resolution, hybrid)
 
 
 def plane_slopes(
-    planes: Sequence[Tensor], coords: Tensor, cotangent: Tensor, hybrid: bool = False, backend: Backend = "auto"
+    planes: Sequence[Tensor] | PreparedPlanes,
+    coords: Tensor,
+    cotangent: Tensor,
+    hybrid: bool = False,
+    backend: Backend = "auto",
 ) -> Tensor:
     """Slopes ``[N, 4]`` of ``(cotangent * interpolate_planes(planes, coords)).sum(-1)`` along the four coordinates.
 
@@ -71,40 +96,38 @@ def plane_slopes(
     ``cotangent [N, C]`` (not coords), which gives exact normals that can be trained. Arguments and errors otherwise as
     in ``interpolate_planes``. Outside [-1, 1] the slope is 0.
     """
-    resolution = _check(planes, coords)
-    if cotangent.shape != (coords.shape[0], planes[0].shape[1]):
-        raise ValueError(
-            f"cotangent must be [N, C] = {[coords.shape[0], planes[0].shape[1]]}, got {list(cotangent.shape)}"
-        )
+    prepared = _prepared(planes, coords, backend)
+    expected = [coords.shape[0], prepared.planes[0].shape[1]]
+    if list(cotangent.shape) != expected:
+        raise ValueError(f"cotangent must be [N, C] = {expected}, got {list(cotangent.shape)}")
     coords = coords.detach()
-    name = select_backend(backend, coords, planes[0].shape[1])
-    if name == "torch":
-        return _slopes_torch(planes, coords, cotangent, hybrid)
-    if name == "numba":
+    if prepared.backend == "torch":
+        return _slopes_torch(prepared.planes, coords, cotangent, hybrid)
+    if prepared.backend == "numba":
         from .planes_numba import PlaneSlopesCPU
 
-        return PlaneSlopesCPU.apply(pack_planes(planes), coords, cotangent, resolution, hybrid)
+        return PlaneSlopesCPU.apply(prepared.texels, coords, cotangent, prepared.resolution, hybrid)
     from .planes_triton_slopes import PlaneSlopesCUDA
 
-    return PlaneSlopesCUDA.apply(pack_planes(planes), coords, cotangent, resolution, hybrid)
+    return PlaneSlopesCUDA.apply(prepared.texels, coords, cotangent, prepared.resolution, hybrid)
 
 
-def select_backend(backend: Backend, coords: Tensor, channels: int) -> str:
+def select_backend(backend: Backend, like: Tensor, channels: int) -> str:
     """The backend that will run: ``backend`` itself after a check, or the fastest that fits when it is "auto"."""
     if backend not in BACKENDS:
         raise ValueError(f"unknown plane backend {backend!r}; choose one of {', '.join(BACKENDS)}")
-    single = coords.dtype == torch.float32
-    on_cuda = coords.device.type == "cuda"
+    single = like.dtype == torch.float32
+    on_cuda = like.device.type == "cuda"
     if backend == "auto":
         if on_cuda and single and channels <= MAX_TRITON_CHANNELS and _installed("triton"):
             return "triton"
-        if coords.device.type == "cpu" and single and _installed("numba"):
+        if like.device.type == "cpu" and single and _installed("numba"):
             return "numba"
         return "torch"
     if backend != "torch" and not single:
-        raise ValueError(f"plane backend {backend!r} works in float32, coords are {coords.dtype}")
-    if backend == "numba" and coords.device.type != "cpu":
-        raise ValueError(f"plane backend 'numba' works on the CPU, coords are on {coords.device}")
+        raise ValueError(f"plane backend {backend!r} works in float32, the planes are {like.dtype}")
+    if backend == "numba" and like.device.type != "cpu":
+        raise ValueError(f"plane backend 'numba' works on the CPU, the planes are on {like.device}")
     if backend == "triton" and channels > MAX_TRITON_CHANNELS:
         raise ValueError(f"plane backend 'triton' holds at most {MAX_TRITON_CHANNELS} channels, planes have {channels}")
     if backend != "torch" and not _installed(backend):
@@ -112,7 +135,7 @@ def select_backend(backend: Backend, coords: Tensor, channels: int) -> str:
     return backend
 
 
-def pack_planes(planes: Sequence[Tensor]) -> Tensor:
+def _pack(planes: Sequence[Tensor]) -> Tensor:
     """Copy six ``[1, C, R_b, R_a]`` planes into one flat channel-last buffer ``[sum(R_b * R_a), C]``."""
     return torch.cat([plane[0].permute(1, 2, 0).reshape(-1, plane.shape[1]) for plane in planes])
 
@@ -154,21 +177,29 @@ def _slopes_torch(planes: Sequence[Tensor], coords: Tensor, cotangent: Tensor, h
         return torch.autograd.grad(features, coords, cotangent, create_graph=trained)[0]
 
 
-def _check(planes: Sequence[Tensor], coords: Tensor) -> tuple[int, int, int, int]:
-    if len(planes) != 6:
-        raise ValueError(f"expected 6 planes (xy, xz, xt, yz, yt, zt), got {len(planes)}")
+def _prepared(planes: Sequence[Tensor] | PreparedPlanes, coords: Tensor, backend: Backend) -> PreparedPlanes:
     if coords.ndim != 2 or coords.shape[1] != 4:
         raise ValueError(f"coords must be [N, 4] for (x, y, z, t), got {list(coords.shape)}")
+    prepared = planes if isinstance(planes, PreparedPlanes) else prepare_planes(planes, backend)
+    first = prepared.planes[0]
+    if first.dtype != coords.dtype or first.device != coords.device:
+        raise ValueError(f"planes are {first.dtype} on {first.device}, coords are {coords.dtype} on {coords.device}")
+    return prepared
+
+
+def _check_planes(planes: Sequence[Tensor]) -> tuple[int, int, int, int]:
+    if len(planes) != 6:
+        raise ValueError(f"expected 6 planes (xy, xz, xt, yz, yt, zt), got {len(planes)}")
     resolution: dict[int, int] = {}
-    channels = planes[0].shape[1] if planes[0].ndim == 4 else -1
+    first = planes[0]
     for index, (plane, (a, b)) in enumerate(zip(planes, PAIRS, strict=True)):
         if plane.ndim != 4 or plane.shape[0] != 1 or 0 in plane.shape:
             raise ValueError(f"plane {index} must be [1, C, R_b, R_a] with no empty axis, got {list(plane.shape)}")
-        if plane.shape[1] != channels:
-            raise ValueError(f"plane {index} has {plane.shape[1]} channels, plane 0 has {channels}")
-        if plane.dtype != coords.dtype or plane.device != coords.device:
+        if plane.shape[1] != first.shape[1]:
+            raise ValueError(f"plane {index} has {plane.shape[1]} channels, plane 0 has {first.shape[1]}")
+        if plane.dtype != first.dtype or plane.device != first.device:
             raise ValueError(
-                f"plane {index} is {plane.dtype} on {plane.device}, coords are {coords.dtype} on {coords.device}"
+                f"plane {index} is {plane.dtype} on {plane.device}, plane 0 is {first.dtype} on {first.device}"
             )
         for axis, size in ((a, plane.shape[3]), (b, plane.shape[2])):
             if resolution.setdefault(axis, size) != size:
