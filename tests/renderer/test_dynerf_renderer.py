@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import threestudio
 from threestudio_4d.errors import UserError
 from threestudio_4d.geometry.cascade_kplanes import CascadeKPlanes
 from threestudio_4d.renderer.dynerf_volume_renderer import DyNeRFVolumeRenderer
@@ -244,3 +245,30 @@ def test_cuda_picture_and_gradients_equal_the_cpu_ones():
         torch.testing.assert_close(image, results[0][0], rtol=1e-3, atol=1e-3)
         for a, b in zip(gradient, results[0][1], strict=True):
             assert (a - b).abs().max() <= 0.02 * b.abs().max() + 1e-7
+
+
+def test_works_with_the_hosts_material_and_background_and_trains_alike_twice():
+    material = threestudio.find("no-material")({"n_output_dims": 3, "color_activation": "sigmoid"})
+    background = threestudio.find("solid-color-background")({"color": [1.0, 1.0, 1.0]})
+
+    def train():
+        torch.manual_seed(11)
+        geometry = threestudio.find("cascade-kplanes")(SMALL)
+        config = {"num_samples_per_ray": 48, "return_normal_perturb": True, "occupancy_resolution": 16}
+        renderer = threestudio.find("dynerf-volume-renderer")(
+            config, geometry=geometry, material=material, background=background
+        )
+        optimizer = torch.optim.Adam(geometry.parameters(), lr=0.01)
+        rays_o, rays_d = camera_rays()
+        for step in range(3):
+            renderer.train()
+            renderer.update_step(0, step)
+            out = renderer(rays_o=rays_o, rays_d=rays_d, timestamps=torch.rand(2, 1), index=torch.zeros(2))
+            loss = out["comp_rgb_levels"].square().mean() + (out["normal"] - out["normal_perturb"]).abs().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        return geometry.state_dict()
+
+    first, second = train(), train()
+    assert all(torch.equal(first[key], second[key]) for key in first)
