@@ -189,3 +189,9 @@ def test_occupancy_survives_a_checkpoint():
     other = OccupancyGrid(1.0, 9)
     other.load_state_dict(grid.state_dict())
     assert torch.equal(other.binary, grid.binary) and torch.equal(other.occupied_box, grid.occupied_box)
+
+
+def test_a_ray_without_direction_stays_bounded():
+    grid = OccupancyGrid(1.0, 4)
+    samples = march(torch.zeros(1, 3), torch.zeros(1, 3), grid, STEP, sampler="torch")
+    assert len(samples.midpoints) < 100

@@ -20,6 +20,9 @@ from .occupancy import OccupancyGrid
 #: Length of the diagonal of the scene box over its edge, as the published step length has it.
 BOX_DIAGONAL = 1.732
 
+#: Weight below which a sample does not show in the normals of evaluation.
+VISIBLE_WEIGHT = 1e-4
+
 
 @threestudio.register("dynerf-volume-renderer")
 class DyNeRFVolumeRenderer(VolumeRenderer):
@@ -124,7 +127,10 @@ class DyNeRFVolumeRenderer(VolumeRenderer):
         elif self.training:
             output.update(weights=weights[..., None], t_dirs=t_dirs, ray_indices=rays, points=points)
         else:
-            normal = self._normals_in_chunks(points, times)
+            # A picture of normals needs those of visible samples only (sizing that query syncs; evaluation may).
+            seen = torch.nonzero(weights[-1] > VISIBLE_WEIGHT).squeeze(-1)
+            normal = self._normals_in_chunks(points[seen], times[seen])
+            normal_weights, normal_rays = weights[:, seen], rays[seen]
 
         columns = [colour, torch.ones_like(midpoints).expand_as(weights)[..., None]]
         squares = torch.stack([midpoints, midpoints.square()], dim=-1)

@@ -82,9 +82,10 @@ def _lattice_range(
     to_low, to_high = (low - rays_o) * inverse, (high - rays_o) * inverse
     near = torch.minimum(to_low, to_high).amax(dim=-1)
     far = torch.maximum(to_low, to_high).amin(dim=-1)
+    # The chord of a box is at most its diagonal; this also bounds rays without a direction.
     hit = (far >= near) & (far >= 0) & (low < high).all()
     near = torch.where(hit, near, 1.0).clamp(min=0)
-    far = torch.where(hit, far, 0.0)
+    far = torch.where(hit, torch.minimum(far, near + (high - low).norm()), 0.0)
     first = ((near - offsets) / step - 1.5).ceil().long().clamp_(min=0)
     last = ((far - offsets) / step + 0.5).floor().long()
     return first, torch.where(hit, last, -1)
