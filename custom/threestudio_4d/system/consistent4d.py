@@ -195,7 +195,9 @@ class Consistent4D(BaseLift3DSystem):
         """Render one view-time sample of the orbit, of a fixed view, or of an evaluation view."""
         if self._pictures is None:
             self._pictures = ResultPictures(self, f"it{self.true_global_step}-test")
-        self._pictures.add(batch, self(batch))
+        # Normals take most of the time of a render, and only one split shows them.
+        shown = self._pictures.shows_normals(batch["split_name"][0])
+        self._pictures.add(batch, self.renderer(**batch, output_normal=shown))
 
     def on_test_epoch_end(self) -> None:
         """Write videos and the contact sheet."""

@@ -86,7 +86,8 @@ class Picture:
         self.comp_rgb, self.alpha = part("comp_rgb"), part("opacity")
         self.rgb = np.clip(self.comp_rgb, 0, 1)
         self.opacity = np.repeat(np.clip(self.alpha, 0, 1), 3, axis=-1)
-        self.normal = np.clip(part("comp_normal") + (1 - self.alpha), 0, 1)
+        shade = part("comp_normal") if "comp_normal" in rendered else 0.5 * self.alpha
+        self.normal = np.clip(shade + (1 - self.alpha), 0, 1) * np.ones(3)
         self.depth = depth_picture(part("depth"), self.alpha)
 
     @property
@@ -116,6 +117,10 @@ class ResultPictures:
         self._saver, self._folder = saver, folder
         self._lengths: dict[str, int] = {}
         self._tiles: dict[str, dict[int, list[np.ndarray]]] = {}
+
+    def shows_normals(self, split: str) -> bool:
+        """Whether the pictures of a split need ``comp_normal``: only the first split of a run shows its normals."""
+        return not self._lengths or split == next(iter(self._lengths))
 
     def add(self, batch: dict[str, Any], rendered: dict[str, Tensor]) -> None:
         """Write the frames of a batch of view-time samples (``split_name``, ``frame_index``) and their render."""
