@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import av
 import cv2
@@ -129,8 +130,9 @@ def test_data(saver):
     with pytest.raises(TypeError, match="got str"):
         saver.convert_data("text")
     path = saver.save_json("x.json", {"k": 1})
-    assert json.load(open(path)) == {"k": 1}
-    assert open(saver.save_file("y.json", path)).read() == open(path).read()
+    assert json.loads(Path(path).read_text()) == {"k": 1}
+    copy = saver.save_file("y.json", path)
+    assert Path(copy).read_text() == Path(path).read_text()
     assert torch.load(saver.save_state_dict("s.pt", {"w": torch.ones(1)}), weights_only=True)["w"].item() == 1
 
 
@@ -148,9 +150,9 @@ def test_obj_with_textures(saver, tmp_path):
     )
     names = [p.removeprefix(str(tmp_path / "save/out") + "/") for p in paths]
     assert names == ["texture_kd.png", "model.mtl", "model.obj"]
-    lines = open(paths[-1]).read().splitlines()
+    lines = Path(paths[-1]).read_text().splitlines()
     assert "mtllib model.mtl" in lines and "vt 0.000000 1.000000" in lines and "f 1/1/1 2/2/2 3/3/3" in lines
-    assert "map_Kd texture_kd.png" in open(paths[1]).read()
+    assert "map_Kd texture_kd.png" in Path(paths[1]).read_text()
     assert np.abs(pixels(paths[0]).astype(int) - texture.numpy() * 255).max() <= 0.51
 
     import trimesh
@@ -162,7 +164,7 @@ def test_obj_with_textures(saver, tmp_path):
 def test_obj_and_ply_with_vertices_only(saver):
     mesh = square()
     [path] = saver.save_obj("plain.obj", mesh, save_vertex_color=True)
-    lines = open(path).read().splitlines()
+    lines = Path(path).read_text().splitlines()
     assert len(lines[0].split()) == 7 and lines[-1] == "f 1 3 4"
 
     import trimesh
@@ -171,9 +173,11 @@ def test_obj_and_ply_with_vertices_only(saver):
     assert loaded.faces.shape == (2, 3)
 
 
-def test_only_the_first_process_writes(saver, tmp_path, monkeypatch):
+def test_every_process_writes_its_images_and_the_first_the_rest(saver, tmp_path, monkeypatch):
     from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
     monkeypatch.setattr(rank_zero_only, "rank", 1)
     path = saver.save_rgb_image("rgb.png", np.zeros((2, 2, 3)))
-    assert path.endswith("rgb.png") and not (tmp_path / "save/rgb.png").exists()
+    assert path.endswith("rgb.png") and [f.name for f in (tmp_path / "save").iterdir()] == ["rgb.png"]
+    for path in (saver.save_json("x.json", {}), *saver.save_obj("m.obj", square())):
+        assert not Path(path).exists()

@@ -35,6 +35,8 @@ class FiniteWatch:
     def check_gradients(self, named_gradients: list[tuple[str, torch.Tensor]], step: int) -> None:
         by_device: dict[torch.device, list[tuple[str, torch.Tensor]]] = {}
         for name, gradient in named_gradients:
+            if gradient.numel() == 0:
+                continue
             by_device.setdefault(gradient.device, []).append((name, gradient))
         for items in by_device.values():
             norms = torch._foreach_norm([g.coalesce().values() if g.is_sparse else g for _, g in items], float("inf"))

@@ -5,6 +5,7 @@ Errors name the full dotted path where it is known, what was given and what is a
 
 import dataclasses
 import difflib
+import inspect
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -58,7 +59,7 @@ _RESOLVERS = {
     "idiv": lambda a, b: a // b,
     "basename": lambda path: os.path.basename(path),
     "rmspace": lambda text, sub: str(text).replace(" ", sub),
-    "tuple2": lambda value: [float(value), float(value)],
+    "tuple2": lambda value: OmegaConf.create([float(value), float(value)]),
     "gt0": lambda x: x > 0,
     "not": lambda x: not x,
     "cmaxgt0": lambda schedule: C_max(schedule) > 0,
@@ -67,7 +68,9 @@ _RESOLVERS = {
 
 
 def _register_resolvers() -> None:
-    add = getattr(OmegaConf, "register_resolver", None) or OmegaConf.register_new_resolver
+    # 2.4 gives register_resolver the meaning that 2.3 calls register_new_resolver
+    modern = "replace" in inspect.signature(OmegaConf.register_resolver).parameters
+    add = OmegaConf.register_resolver if modern else OmegaConf.register_new_resolver
     for name, function in _RESOLVERS.items():
         if not OmegaConf.has_resolver(name):
             add(name, function)
@@ -331,8 +334,17 @@ def _resolution_error(error: OmegaConfBaseException, raw: Any) -> UserError:
         near = difflib.get_close_matches(wanted.group(1), known, n=1) if wanted else []
         hint = f" Did you mean '${{{near[0]}}}'?" if near else ""
         name = wanted.group(1) if wanted else "?"
+        key = key or _who_refers_to(name, raw) or "The configuration"
         return ConfigError(f"{key} refers to '${{{name}}}', which the configuration does not have.{hint}")
     return ConfigError(f"{key or 'The configuration'} cannot be resolved: {text}")
+
+
+def _who_refers_to(name: str, raw: Any) -> str:
+    return next((p for p in _all_paths(raw) if name in _REFERENCE.findall(_text(_raw_value(raw, p)))), "")
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
 
 
 def _all_paths(raw: Any, prefix: str = "") -> list[str]:

@@ -1,7 +1,6 @@
-"""Turning arrays into uint8 RGB pictures: panels, colour maps, grids, text. Everything takes and returns numpy
-arrays.
-"""
+"""Arrays to uint8 RGB pictures (panels, colour maps, grids, text), and image files. All on numpy arrays."""
 
+import os
 from typing import Any
 
 import cv2
@@ -15,6 +14,7 @@ __all__ = [
     "read_rgb",
     "rgb_panels",
     "to_bgr",
+    "write_image",
     "uv_panel",
 ]
 
@@ -33,6 +33,23 @@ def read_rgb(path: str) -> np.ndarray:
         alpha = img[..., 3:].astype(np.float32) / 255
         rgb = np.round(rgb * alpha + 255 * (1 - alpha)).astype(np.uint8)
     return np.ascontiguousarray(rgb)
+
+
+def write_image(path: str, rgb: np.ndarray) -> None:
+    """Write RGB(A) or gray pixels in the format of the suffix; the file appears under its name only when it is
+    complete.
+    """
+    encoded, data = cv2.imencode(os.path.splitext(path)[1] or ".png", to_bgr(rgb))
+    if not encoded:
+        raise OSError(f"The image '{path}' could not be encoded.")
+    partial = f"{path}.{os.getpid()}.partial"
+    try:
+        with open(partial, "wb") as file:
+            file.write(data.tobytes())
+        os.replace(partial, path)
+    finally:
+        if os.path.exists(partial):
+            os.remove(partial)
 
 
 def to_bgr(rgb: np.ndarray) -> np.ndarray:

@@ -6,12 +6,12 @@ import re
 import shutil
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from threestudio.utils import imaging, mesh_io, video
+from threestudio.utils.misc import barrier
 
 __all__ = ["SaverMixin"]
 
@@ -19,8 +19,9 @@ __all__ = ["SaverMixin"]
 class SaverMixin:
     """Gives a system its ``save_*`` methods. File names are relative to the folder given to ``set_save_dir``.
 
-    Every method returns the path (or paths) written. In a run of several processes the first one writes and the others
-    only compute the path. Images are numpy arrays or tensors on any device and of any float type.
+    Every method returns the path (or paths) written. In a run of several processes each one writes the images it has
+    (the views of an evaluation are shared out among them); everything else is written by the first process only.
+    Images are numpy arrays or tensors on any device and of any float type.
     """
 
     _save_dir: str | None = None
@@ -184,6 +185,8 @@ class SaverMixin:
             matcher: regular expression whose one group is the frame number, such as ``(\d+)\.png``.
             save_format: ``"mp4"`` or ``"gif"``; appended to ``filename`` unless it has it already.
 
+        All processes must call it: the first one waits until the frames of the others are there.
+
         Returns:
             the path; nothing is written when no file matches.
         """
@@ -194,6 +197,7 @@ class SaverMixin:
         path = self.get_save_path(filename)
         folder = os.path.join(self.get_save_dir(), img_dir)
         pattern = re.compile(matcher)
+        barrier()
         found = [(int(m.group(1)), f) for f in os.listdir(folder) if (m := pattern.search(f))]
         if not found or rank_zero_only.rank != 0:
             return path
@@ -266,9 +270,7 @@ class SaverMixin:
 
     def _write_image(self, filename: str, rgb: np.ndarray, name: str | None = None, step: int | None = None) -> str:
         path = self.get_save_path(filename)
-        if rank_zero_only.rank == 0:
-            if not cv2.imwrite(path, imaging.to_bgr(rgb)):
-                raise OSError(f"The image '{path}' could not be written.")
-            if name and self._wandb_logger:
-                self._wandb_logger.log_image(key=name, images=[path], step=step)
+        imaging.write_image(path, rgb)
+        if name and self._wandb_logger and rank_zero_only.rank == 0:
+            self._wandb_logger.log_image(key=name, images=[path], step=step)
         return path

@@ -232,8 +232,8 @@ class PromptProcessor(BaseObject):
         process.join()
         if process.exitcode != 0:
             raise UserError(
-                f"Computing the prompt embeddings failed in a child process (exit code {process.exitcode}); its error is "
-                "printed above. Set system.prompt_processor.spawn=false to run it in this process: a processor from "
+                f"Computing the prompt embeddings failed in a child process (exit code {process.exitcode}); its error "
+                "is printed above. Set system.prompt_processor.spawn=false to run it in this process: a processor from "
                 "custom/ cannot be imported by a child."
             )
 
