@@ -220,31 +220,66 @@ def test_wrong_values_are_named(key, value):
         make_renderer(**{key: value})
 
 
-@pytest.mark.gpu
-def test_cuda_picture_and_gradients_equal_the_cpu_ones():
-    geometry = CascadeKPlanes({})
+def picture_and_gradients(state, device, planes, sampler, normals="finite_difference_laplacian"):
+    """The image of every level and the gradients of a loss on images, normals and orientation."""
+    geometry = CascadeKPlanes({"plane_backend": planes, "normal_type": normals})
+    geometry.load_state_dict(state)
+    renderer = make_renderer(geometry, device, randomized=False, sampler=sampler)
+    renderer.train()
+    set_ball(renderer)
     rays_o, rays_d = camera_rays(size=24)
-    timestamps = torch.tensor([[0.2], [0.7]])
-    results = []
-    for device, backend, sampler in (
-        ("cpu", "torch", "torch"),
-        ("cuda", "triton", "torch"),
-        ("cuda", "triton", "nerfacc"),
-    ):
-        if sampler == "nerfacc":
-            pytest.importorskip("nerfacc")
-        copy = CascadeKPlanes({"plane_backend": backend})
-        copy.load_state_dict(geometry.state_dict())
-        renderer = make_renderer(copy, device, randomized=False, sampler=sampler)
-        renderer.train()
-        set_ball(renderer)
-        out = renderer(rays_o.to(device), rays_d.to(device), timestamps.to(device))
-        (out["comp_rgb_levels"].square().mean() + 1e-3 * out["normal"].mean()).backward()
-        results.append((out["comp_rgb_levels"].detach().cpu(), [p.grad.cpu() for p in copy.parameters()]))
-    for image, gradient in results[1:]:
-        torch.testing.assert_close(image, results[0][0], rtol=1e-3, atol=1e-3)
-        for a, b in zip(gradient, results[0][1], strict=True):
-            assert (a - b).abs().max() <= 0.02 * b.abs().max() + 1e-7
+    out = renderer(rays_o.to(device), rays_d.to(device), torch.tensor([[0.2], [0.7]]).to(device))
+    facing = (out["normal"] * out["t_dirs"]).sum(-1, keepdim=True).clamp(min=0)
+    loss = out["comp_rgb_levels"].square().mean() + 1e-2 * (out["weights"].detach() * facing.square()).mean()
+    (loss + 1e-3 * out["normal"][..., 2].square().mean()).backward()
+    return out["comp_rgb_levels"].detach().cpu(), [p.grad.cpu() for p in geometry.parameters()]
+
+
+def rough_state():
+    """A field far from its smooth start, so that a wrong lookup shows."""
+    geometry = CascadeKPlanes({})
+    with torch.no_grad():
+        for planes in geometry.grids:
+            for plane in planes:
+                plane.copy_(torch.rand_like(plane) + 0.5)
+    return geometry.state_dict()
+
+
+def assert_alike(found, expected):
+    torch.testing.assert_close(found[0], expected[0], rtol=1e-3, atol=1e-3)
+    for a, b in zip(found[1], expected[1], strict=True):
+        assert (a - b).abs().max() <= 0.02 * b.abs().max() + 1e-7
+
+
+@pytest.mark.parametrize("normals", ["finite_difference_laplacian", "analytic"])
+def test_compiled_cpu_path_equals_plain_pytorch(normals):
+    state = rough_state()
+    expected = picture_and_gradients(state, "cpu", "torch", "torch", normals)
+    assert_alike(picture_and_gradients(state, "cpu", "numba", "numba", normals), expected)
+
+
+def test_analytic_normals_are_the_limit_of_finite_differences():
+    geometry = CascadeKPlanes({**SMALL, "density_blob_scale": 1.0})
+    with torch.no_grad():
+        for planes in geometry.grids:
+            for plane in planes:
+                plane.copy_(torch.rand_like(plane) + 0.5)
+    points, times = torch.rand(500, 3) * 1.8 - 0.9, torch.rand(500, 1)
+    differences = geometry.normals(points, times)
+    geometry.cfg.normal_type = "analytic"
+    alignment = (differences * geometry.normals(points, times)).sum(-1)
+    assert alignment.median() > 0.999 and (alignment > 0.99).float().mean() > 0.95  # all but points at texel borders
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("normals", ["finite_difference_laplacian", "analytic"])
+@pytest.mark.parametrize(("planes", "sampler"), [("torch", "torch"), ("triton", "torch"), ("triton", "nerfacc")])
+def test_cuda_picture_and_gradients_equal_the_cpu_ones(planes, sampler, normals):
+    if sampler == "nerfacc":
+        pytest.importorskip("nerfacc")
+    state = rough_state()
+    expected = picture_and_gradients(state, "cpu", "torch", "torch", normals)
+    assert_alike(picture_and_gradients(state, "cuda", planes, sampler, normals), expected)
 
 
 def test_works_with_the_hosts_material_and_background_and_trains_alike_twice():

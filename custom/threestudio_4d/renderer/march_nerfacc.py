@@ -23,7 +23,8 @@ def march_nerfacc(rays_o: Tensor, rays_d: Tensor, grid: OccupancyGrid, step: flo
         raise UserError(
             "renderer.sampler: nerfacc needs the package nerfacc (pip install nerfacc); or use sampler: auto"
         ) from error
-    box = torch.tensor([[-grid.radius] * 3 + [grid.radius] * 3], device=rays_o.device)
+    corner = torch.full((1, 3), grid.radius, device=rays_o.device)
+    box = torch.cat([-corner, corner], dim=1)
     intervals, samples, _ = traverse_grids(
         rays_o.float().contiguous(),
         rays_d.float().contiguous(),
