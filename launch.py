@@ -104,7 +104,7 @@ class _StderrHandler(logging.StreamHandler):
 class _Quiet(logging.Filter):
     """Drops Lightning's remarks that say nothing about this run."""
 
-    NOISE = ("GPU available", "TPU available", "HPU available", "`Trainer.fit` stopped", "💡", "Restor", "Loaded")
+    NOISE = ("GPU available", "TPU available", "HPU available", "`Trainer.fit` stopped", "💡", "Restor", "Loaded", "`weights_only`")
 
     def filter(self, record: logging.LogRecord) -> bool:
         return not record.getMessage().lstrip().startswith(self.NOISE)

@@ -212,6 +212,7 @@ class LastCheckpoint(Checkpoint):
         self.interval = float(every_n_minutes or 0) * 60.0
         self.io = io
         self._saved_step = -1
+        self._dumped_step = -1  # known on every process; only the first one writes files
         self._last_time = time.monotonic()
         self._interrupted = False
         self._old_handler: Any = None
@@ -226,6 +227,11 @@ class LastCheckpoint(Checkpoint):
         self._interrupted = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
         os.write(2, b"\ninterrupted: saving after this step (once more to stop at once)\n")
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self._dumped_step = trainer.global_step
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
         due = self.interval > 0 and time.monotonic() - self._last_time >= self.interval
@@ -265,10 +271,8 @@ class LastCheckpoint(Checkpoint):
 
     def follow(self, trainer: pl.Trainer) -> None:
         """Let ``last.ckpt`` be the checkpoint of this step that another callback has just written, if there is one."""
-        newest = self.io.last_saved
-        if newest is None or newest[0] != trainer.global_step or self._saved_step == trainer.global_step:
-            return
-        self.save(trainer)
+        if self._dumped_step == trainer.global_step:
+            self.save(trainer)
 
     def save(self, trainer: pl.Trainer) -> None:
         """Bring ``last.ckpt`` to the present step; does nothing if it is there already."""
