@@ -102,6 +102,14 @@ def test_azimuth_zero_stands_on_x_and_grows_towards_y():
     assert torch.linalg.det(pose[1, :3, :3]).item() == pytest.approx(1.0, abs=1e-5)
 
 
+def test_the_pose_is_the_data_modules():
+    from threestudio_4d.data.cameras import Cameras
+
+    angles = torch.tensor([0.0, -15.0, 40.0]), torch.tensor([0.0, 200.0, -75.0]), torch.tensor([2.0, 1.7, 2.2])
+    theirs = Cameras(*angles, fovy=torch.full((3,), 49.1)).c2w()
+    assert torch.allclose(camera_to_world(*angles), theirs, atol=1e-5)
+
+
 def turned(mesh, degrees):
     copy = mesh.copy()
     copy.apply_transform(trimesh.transformations.rotation_matrix(math.radians(degrees), [0, 0, 1]))
