@@ -104,7 +104,10 @@ class _StderrHandler(logging.StreamHandler):
 class _Quiet(logging.Filter):
     """Drops Lightning's remarks that say nothing about this run."""
 
-    NOISE = ("GPU available", "TPU available", "HPU available", "`Trainer.fit` stopped", "💡", "Restor", "Loaded", "`weights_only`")
+    NOISE = (
+        *("GPU available", "TPU available", "HPU available", "`Trainer.fit` stopped", "`weights_only` was not set"),
+        *("💡", "Restoring states", "Restored all states", "Loaded model weights"),
+    )
 
     def filter(self, record: logging.LogRecord) -> bool:
         return not record.getMessage().lstrip().startswith(self.NOISE)
