@@ -9,7 +9,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 import threestudio
 from threestudio.models.geometry.base import BaseImplicitGeometry
@@ -22,10 +21,6 @@ from .heads import Head
 
 #: Offset of the central differences that give the normal, in world units.
 NORMAL_STEP = 1e-3
-
-#: Points whose features and network activations are kept for backward at once (about 0.2 GiB for two levels of 16
-#: channels and 32 neurons); longer queries keep only coordinates and recompute the rest, part by part.
-CHECKPOINT_POINTS = 1 << 19
 
 NORMAL_TYPES = ("finite_difference_laplacian", "analytic")
 
@@ -150,7 +145,7 @@ class CascadeKPlanes(BaseImplicitGeometry):
         shape = points.shape[:-1]
         points, timestamps = self._flatten(points, timestamps)
         with _full_precision(points):
-            raw = self._raw_density(self._coordinates(points, timestamps))
+            raw, _ = self._evaluate(self._prepared(), self._coordinates(points, timestamps), colour=False)
             return self._density(raw, points).unsqueeze(-1).unflatten(1, shape)
 
     def normals(self, points: Float[Tensor, "N 3"], timestamps: Float[Tensor, "N 1"]) -> Float[Tensor, "L N 3"]:
@@ -210,7 +205,11 @@ class CascadeKPlanes(BaseImplicitGeometry):
         return [prepare_planes(list(planes), self.cfg.plane_backend) for planes in self.grids]
 
     def _evaluate(self, levels: list[PreparedPlanes], coords: Tensor, colour: bool) -> tuple[Tensor, Tensor | None]:
-        """Raw densities ``[L, N]`` and raw colours ``[L, N, F]``, summed over levels up to each."""
+        """Raw densities ``[L, N]`` and raw colours ``[L, N, F]``, summed over levels up to each.
+
+        For backward a point keeps its coordinates and the features of each level; plane values and hidden activations
+        are recomputed. The twelve offset queries of a sample then cost 1.6 KiB with two levels of 16 channels.
+        """
         densities, colours = [], []
         features = None
         for level, planes in enumerate(levels):
@@ -228,20 +227,6 @@ class CascadeKPlanes(BaseImplicitGeometry):
                 if colour:
                     colours[level] = colours[level] + colours[level - 1]
         return torch.stack(densities), torch.stack(colours) if colour else None
-
-    def _raw_density(self, coords: Tensor) -> Tensor:
-        """Raw densities ``[L, N]``; a long query under autograd keeps only coordinates and recomputes in backward."""
-        levels = self._prepared()
-        if not torch.is_grad_enabled() or coords.shape[0] <= CHECKPOINT_POINTS:
-            return self._density_part(levels, coords)
-        parts = [
-            checkpoint(self._density_part, levels, part, use_reentrant=False, preserve_rng_state=False)
-            for part in coords.split(CHECKPOINT_POINTS)
-        ]
-        return torch.cat(parts, dim=1)
-
-    def _density_part(self, levels: list[PreparedPlanes], coords: Tensor) -> Tensor:
-        return self._evaluate(levels, coords, colour=False)[0]
 
     def _analytic_normals(self, points: Tensor, timestamps: Tensor) -> Tensor:
         """``-normalize(∇(raw + b))``: the activation is increasing, so it changes the length of ∇σ alone."""

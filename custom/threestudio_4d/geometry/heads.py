@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UserError
+from ..ops.two_layer import two_layer
 
 _KEYS = ("otype", "activation", "output_activation", "n_neurons", "n_hidden_layers")
 
@@ -42,6 +43,8 @@ class Head(nn.Module):
         """``[N, C] -> [N, n_out]``."""
         hidden = features
         weights = self.weights
+        if len(weights) == 2:
+            return two_layer(features, *weights)
         for weight in weights[:-1]:
             hidden = F.relu(F.linear(hidden, weight), inplace=True)
         return F.linear(hidden, weights[-1])
