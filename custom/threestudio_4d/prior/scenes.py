@@ -12,7 +12,7 @@ import torch
 
 from threestudio.utils.typing import Tensor
 
-from .assets import SMOOTH, PackedAsset, read_pack
+from .assets import DOUBLE_SIDED, SMOOTH, PackedAsset, read_pack
 
 VALIDATION_PERCENT = 3
 
@@ -75,6 +75,7 @@ class PosedMeshes:
         device: torch.device | str = "cpu",
         limit: int | None = None,
         dtype: torch.dtype = torch.float16,
+        double_sided: bool = True,
     ) -> PosedMeshes:
         """Skins every pose of a pack on ``device``.
 
@@ -83,14 +84,20 @@ class PosedMeshes:
             limit: at most that many animated assets and as many stills, evenly chosen (for CPUs: all of the
                 Quaternius models are some ten million posed vertices).
             dtype: of the posed vertices.
+            double_sided: draw back faces whatever the asset says, as the benchmark does: many fins and leaves are
+                single sheets, which would vanish from behind.
         """
-        return cls.from_assets(read_pack(pack, limit), device, dtype)
+        return cls.from_assets(read_pack(pack, limit), device, dtype, double_sided)
 
     @classmethod
     def from_assets(
-        cls, assets: Sequence[PackedAsset], device: torch.device | str = "cpu", dtype: torch.dtype = torch.float16
+        cls,
+        assets: Sequence[PackedAsset],
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float16,
+        double_sided: bool = True,
     ) -> PosedMeshes:
-        """Skins packed assets."""
+        """Skins packed assets; see ``load``."""
 
         def pose(i: int) -> Tensor:
             asset = assets[i]
@@ -108,8 +115,9 @@ class PosedMeshes:
             return out
 
         albedo = [_linear(torch.from_numpy(a.colours.astype(np.float32) / 255.0)) for a in assets]
+        both = np.uint8(DOUBLE_SIDED if double_sided else 0)
         return cls._build(
-            pose, [a.faces for a in assets], [a.flags for a in assets], albedo, [a.name for a in assets],
+            pose, [a.faces for a in assets], [a.flags | both for a in assets], albedo, [a.name for a in assets],
             [a.clips for a in assets], [a.pose_clip for a in assets], device, dtype,
         )  # fmt: skip
 
