@@ -16,6 +16,7 @@ import threestudio
 import threestudio_4d  # noqa: F401  (registers the parts)
 from threestudio.utils.base import BaseObject
 from threestudio.utils.config import load_config
+from threestudio.utils.misc import set_device
 from threestudio_4d.prior.zero123_networks import build_zero123_tiny
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -77,12 +78,14 @@ class Run:
     datamodule: pl.LightningDataModule
     system: pl.LightningModule
     save_dir: Path
+    accelerator: str
 
     def trainer(self, max_steps: int = 0) -> pl.Trainer:
         return pl.Trainer(
             max_steps=max_steps,
-            accelerator="cpu",
+            accelerator=self.accelerator,
             devices=1,
+            precision=self.cfg.trainer.precision,
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
@@ -99,8 +102,12 @@ class Run:
 
 
 @pytest.fixture
-def make_run(tmp_path, tiny_clip, tiny_prior):
-    """``make_run(*overrides)`` builds the run of ``configs/consistent4d.yaml``, reduced to the size of a test."""
+def make_run(request, tmp_path, tiny_clip, tiny_prior):
+    """``make_run(*overrides)`` builds the run of ``configs/consistent4d.yaml``, reduced to the size of a test.
+
+    It runs on the CPU, also where there is a GPU, except in tests marked ``gpu``.
+    """
+    accelerator = "gpu" if request.node.get_closest_marker("gpu") else "cpu"
     small = [
         f"exp_root_dir={tmp_path}/outputs",
         f"data.image_seq_path={tiny_clip}",
@@ -128,15 +135,17 @@ def make_run(tmp_path, tiny_clip, tiny_prior):
     def build(*overrides: str) -> Run:
         nonlocal count
         cfg = load_config(str(REPOSITORY / "configs" / "consistent4d.yaml"), cli_args=[*small, *overrides], n_gpus=1)
+        set_device(torch.device("cuda", 0) if accelerator == "gpu" else torch.device("cpu"))
         pl.seed_everything(cfg.seed)
         datamodule = threestudio.find(cfg.data_type)(cfg.data)
         system = threestudio.find(cfg.system_type)(cfg.system, resumed=False)
         save_dir = tmp_path / f"save{count}"
         count += 1
         system.set_save_dir(str(save_dir))
-        return Run(cfg, datamodule, system, save_dir)
+        return Run(cfg, datamodule, system, save_dir, accelerator)
 
-    return build
+    yield build
+    set_device(None)
 
 
 @pytest.fixture

@@ -129,6 +129,21 @@ def test_resuming_continues_bit_for_bit(make_run, tmp_path):
         assert torch.equal(value, expected[name]), name
 
 
+@pytest.mark.gpu
+def test_a_gpu_trains_in_mixed_precision_and_writes_pictures(make_run):
+    run = make_run(
+        "trainer.precision=16-mixed",
+        "system.guidance.half_precision_weights=true",
+        "data.mode_section=[0,1,1,1]",
+        "system.loss.lambda_3d_normal_smooth=1",
+    )
+    logged = losses_of(run, 6)
+    assert all(torch.isfinite(torch.as_tensor(v)).all() for values in logged.values() for v in values.values())
+    assert len(run.system.interpolator.shapes) == 3
+    run.trainer().test(run.system, run.datamodule, verbose=False)
+    assert (run.save_dir / "eval" / "az105" / "4.png").is_file()
+
+
 def test_validation_and_test_write_the_promised_files(make_run, tiny_clip):
     run = make_run()
     trainer = run.trainer()
