@@ -245,6 +245,13 @@ class Run:
         before = time.time()
         self.cfg = load_config(config_path, cli_args=overrides, **extra)
         self.trial_dir = Path(self.cfg.trial_dir)
+        if self.mode == "train" and self.resume_status is None and any(self.trial_dir.glob("ckpts/*.ckpt")):
+            import threestudio
+
+            threestudio.warn(
+                f"{self.trial_dir} has checkpoints of an earlier run, which this one replaces step by step "
+                "(resume=last goes on with it instead; another tag= keeps both)."
+            )
         self.fresh_trial = self.trial_dir.stat().st_ctime >= before - 1 and not any(self.trial_dir.iterdir())
 
     def build(self, threestudio: Any, failed: dict[str, str]) -> tuple[Any, Any, Any]:

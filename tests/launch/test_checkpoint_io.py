@@ -127,7 +127,7 @@ def test_reader_runs_no_code(tmp_path):
 
     plain, zipped = tmp_path / "plain.ckpt", tmp_path / "zip.ckpt"
     held = {"state_dict": {"w": torch.zeros(1)}, "loops": Payload()}
-    plain.write_bytes(pickle.dumps(held))
+    plain.write_bytes(pickle.dumps(held, protocol=2))
     torch.save(held, zipped)
     with pytest.raises(CheckpointError, match="plain.ckpt"):
         load_whole(plain)

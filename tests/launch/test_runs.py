@@ -127,3 +127,18 @@ def test_typecheck_finds_a_wrong_shape(workdir):
     short = (*TRAIN, "trainer.max_steps=1", "trainer.limit_test_batches=0")
     assert "FAILED" not in call(workdir, *short).text
     assert "typed FAILED to import: TypeCheckError" in call(workdir, *short, "--typecheck").err
+
+
+def test_last_checkpoint_is_renewed_by_the_clock(workdir):
+    often = ("checkpoint.every_n_minutes=1e-6", "checkpoint.every_n_train_steps=999", "trainer.val_check_interval=999")
+    result = call(workdir, *TRAIN, *often, "system.fail_at=3")
+    assert result.code == 1, result.text
+    folder = workdir / TRIAL / "ckpts"
+    assert [p.name for p in folder.iterdir()] == ["last.ckpt"]
+    assert torch.load(folder / "last.ckpt", weights_only=True)["global_step"] == 3
+
+
+def test_second_start_without_resume_warns(trained_copy):
+    result = call(trained_copy, *TRAIN, "trainer.max_steps=1", "trainer.limit_test_batches=0")
+    assert result.code == 0, result.text
+    assert f"{TRIAL} has checkpoints of an earlier run" in result.err and "resume=last" in result.err
