@@ -81,6 +81,12 @@ def test_terms_of_weight_zero_are_not_computed(make_run, spy):
     assert "train/loss_ref_orient" not in logged[0]
 
 
+def test_a_step_without_any_weighted_term_counts(make_run):
+    run = make_run("system.loss.lambda_sds=0", "system.loss.lambda_vif=0")
+    logged = losses_of(run, 4)
+    assert logged[3]["train/loss"].item() == 0
+
+
 def test_regularisers_of_surfaces_run_when_weighed(make_run):
     run = make_run(
         "system.loss.lambda_orient=1",
