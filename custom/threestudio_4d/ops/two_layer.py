@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 #: Rows worked on at once.
-ROWS_CPU = 1 << 12
+ROWS_CPU = 1 << 11
 ROWS_CUDA = 1 << 19
 
 
