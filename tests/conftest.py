@@ -16,6 +16,9 @@ for _folder in (REPOSITORY / "custom", REPOSITORY / "extern"):
     if str(_folder) not in sys.path:
         sys.path.insert(0, str(_folder))
 
+# Helper modules lie beside the tests that use them.
+sys.path += [str(_folder) for _folder in sorted(Path(__file__).parent.iterdir()) if _folder.is_dir()]
+
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
