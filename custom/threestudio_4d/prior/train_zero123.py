@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..guidance.zero123_model import Zero123Model, camera_vector
+from .jitter import ShapeJitter
 from .pairs import PairSampler
 from .scenes import PosedMeshes
 from .zero123_evaluation import NovelViewPairs, baseline_views, one_step_views, sampled_views, scores
@@ -36,12 +37,16 @@ class TrainingConfig:
         call_minutes: stop this call after so long, to go on in the next.
         batch_size: pairs for each process and step.
         condition_dropout: share of pairs without a picture, for classifier-free guidance.
+        initial: folder of a prior whose weights to start from.
+        jitter_steps: new shapes and palettes every so many steps (see ``ShapeJitter``); 0 keeps the assets as they are.
         terminal_share: share of pairs at the last timestep (pure noise), where the posterior mean is learnt.
     """
 
     pack: str
     out: str
     benchmark: str | None = None
+    initial: str | None = None
+    jitter_steps: int = 20
     minutes: float = 15.0
     call_minutes: float = 15.0
     batch_size: int = 512
@@ -111,7 +116,8 @@ class Trainer:
         if self.world_size > 1:
             dist.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
         torch.manual_seed(config.seed)
-        self.model = build_zero123_tiny(config.image_size).to(self.device)
+        model = Zero123Model.load(config.initial) if config.initial else build_zero123_tiny(config.image_size)
+        self.model = model.to(self.device).train()
         self.average = copy.deepcopy(self.model).requires_grad_(False).eval()
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.average_parameters = list(self.average.parameters())
@@ -236,6 +242,7 @@ class Trainer:
         config = self.config
         meshes = PosedMeshes.load(config.pack, self.device)
         sampler = PairSampler(meshes, seed=config.seed + 7919 * self.rank + self.step, resolution=config.image_size)
+        jitter = ShapeJitter(meshes, seed=config.seed + 104729 * self.rank + self.step) if config.jitter_steps else None
         benchmark = None
         if config.benchmark:
             benchmark = NovelViewPairs.load(config.benchmark, config.image_size).to(self.device)
@@ -250,6 +257,8 @@ class Trainer:
         start, minutes, next_evaluation = time.time(), self.minutes_before, self.minutes_before
         total, window_step, window_start = torch.zeros((), device=self.device), self.step, time.time()
         while self.step < config.max_steps:
+            if jitter is not None and self.step % config.jitter_steps == 0:
+                jitter.refresh()
             total += self.train_step(sampler, self.learning_rate(minutes))
             if self.step % 25:
                 continue

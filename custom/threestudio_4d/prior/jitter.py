@@ -1,0 +1,103 @@
+"""New shapes and colours from old ones, so that a prior learns to turn things, not to recognise its training assets."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from threestudio.utils.typing import Float, Tensor
+
+from .scenes import PosedMeshes
+
+PALETTE_BINS = 16
+PALETTE_SIZE = 8192
+
+
+class ShapeJitter:
+    """Redraws the shape of every pose and the palette of some assets, in place, each time ``refresh`` is called.
+
+    A shape passes through a random linear map (stretch, shear, tilt) and three slow waves of displacement, then keeps
+    the radius it had. A quarter of the poses stay as they are.
+
+    Args:
+        meshes: changed in place by ``refresh``; smooth vertex normals keep their undeformed directions.
+        seed: of the generator on the meshes' device.
+        kept_share: share of poses that keep their shape.
+        stretch: standard deviation of the logarithm of the scale of each axis.
+        shear: standard deviation of the off-diagonal entries.
+        tilt_deg: standard deviation of the rotation about a random horizontal axis.
+        wave: standard deviation of each component of a wave's amplitude, in world units.
+        recoloured_share: share of assets whose colours are replaced by random ones, equal colours by equal ones.
+    """
+
+    def __init__(
+        self,
+        meshes: PosedMeshes,
+        seed: int = 0,
+        kept_share: float = 0.25,
+        stretch: float = 0.18,
+        shear: float = 0.10,
+        tilt_deg: float = 8.0,
+        wave: float = 0.03,
+        recoloured_share: float = 0.2,
+    ) -> None:
+        self.meshes = meshes
+        self.generator = torch.Generator(meshes.device).manual_seed(seed)
+        self.kept_share, self.stretch, self.shear = kept_share, stretch, shear
+        self.tilt_deg, self.wave, self.recoloured_share = tilt_deg, wave, recoloured_share
+        self.vertices, self.colours = meshes.vertices.clone(), meshes.colours.clone()
+        ends = torch.cat([meshes.pose_vertex[1:], torch.tensor([len(self.vertices)], device=meshes.device)])
+        self.vertex_pose = torch.repeat_interleave(
+            torch.arange(meshes.poses, device=meshes.device), ends - meshes.pose_vertex
+        )
+        counts = (meshes.asset_vertex[1:] - meshes.asset_vertex[:-1]).long()
+        self.vertex_asset = torch.repeat_interleave(torch.arange(len(counts), device=meshes.device), counts)
+        self.radius = self._radius(self.vertices.float())
+        bins = (self.colours.float().clamp(0, 1) * (PALETTE_BINS - 1)).round().long()
+        self.colour_key = (bins[:, 0] * PALETTE_BINS + bins[:, 1]) * PALETTE_BINS + bins[:, 2]
+
+    def refresh(self) -> None:
+        """Draw new shapes and palettes."""
+        self.meshes.vertices.copy_(self._shapes())
+        self.meshes.colours.copy_(self._palettes())
+
+    def _normal(self, *shape: int) -> Tensor:
+        return torch.randn(shape, generator=self.generator, device=self.meshes.device)
+
+    def _uniform(self, *shape: int) -> Tensor:
+        return torch.rand(shape, generator=self.generator, device=self.meshes.device)
+
+    def _radius(self, vertices: Float[Tensor, "V 3"]) -> Tensor:
+        """Radius of every pose about the origin, [P]."""
+        radius = torch.zeros(self.meshes.poses, device=vertices.device)
+        return radius.scatter_reduce_(0, self.vertex_pose, vertices.norm(dim=-1), "amax")
+
+    def _shapes(self) -> Float[Tensor, "V 3"]:
+        poses = self.meshes.poses
+        strength = self._uniform(poses) * (self._uniform(poses) >= self.kept_share)
+        log_scale = self.stretch * self._normal(poses, 3)
+        shear = self.shear * self._normal(poses, 3, 3) * (1 - torch.eye(3, device=strength.device))
+        tilt = math.radians(self.tilt_deg) * self._normal(poses, 2)
+        zero = torch.zeros_like(tilt[:, 0])
+        rotation = torch.stack([zero, zero, tilt[:, 0], zero, zero, tilt[:, 1], -tilt[:, 0], -tilt[:, 1], zero], -1)
+        generator_matrix = torch.diag_embed(log_scale) + shear + rotation.view(poses, 3, 3)
+        linear = torch.linalg.matrix_exp(2 * strength[:, None, None] * generator_matrix)
+        vertices = self.vertices.float()
+        deformed = torch.einsum("vij,vj->vi", linear[self.vertex_pose], vertices)
+        for _ in range(3):
+            frequency = 3.0 * self._normal(poses, 3)
+            phase = 2 * math.pi * self._uniform(poses)
+            amplitude = 2 * self.wave * strength[:, None] * self._normal(poses, 3)
+            angle = (frequency[self.vertex_pose] * vertices).sum(-1) + phase[self.vertex_pose]
+            deformed += amplitude[self.vertex_pose] * angle.sin()[:, None]
+        keep_size = self.radius / self._radius(deformed).clamp_min(1e-6)
+        return (deformed * keep_size[self.vertex_pose, None]).to(self.vertices.dtype)
+
+    def _palettes(self) -> Float[Tensor, "U 3"]:
+        assets = len(self.meshes.names)
+        recoloured = self._uniform(assets) < self.recoloured_share
+        shift = (self._uniform(assets) * PALETTE_SIZE).long()
+        palette = self._uniform(PALETTE_SIZE, 3).square()
+        drawn = palette[(self.colour_key + shift[self.vertex_asset]) % PALETTE_SIZE].to(self.colours.dtype)
+        return torch.where(recoloured[self.vertex_asset, None], drawn, self.colours)
