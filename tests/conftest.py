@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -54,3 +55,13 @@ def shared_data() -> Path:
 def _seeded() -> None:
     """Every test starts from the same random state."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _registry_keeps_its_names() -> Iterator[None]:
+    """A test that removes names from the registry does not take them from the others."""
+    host = sys.modules.get("threestudio")
+    before = dict(getattr(host, "__modules__", {}))
+    yield
+    if before:
+        host.__modules__.update(before)
