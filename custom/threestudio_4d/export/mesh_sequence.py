@@ -195,7 +195,8 @@ class MeshSequenceExporter(Exporter):
         if filename.endswith(".glb"):
             vertices = z_up_to_gltf(vertices)
         path = os.path.join(self._workspace.name, filename)
-        trimesh.Trimesh(vertices, faces, vertex_colors=colors, process=False).export(path)
+        precision = {"digits": 5} if filename.endswith(".obj") else {}
+        trimesh.Trimesh(vertices, faces, vertex_colors=colors, process=False).export(path, **precision)
         return ExporterOutput(save_name=filename, save_type="file", params={"src_path": path})
 
 
