@@ -66,5 +66,3 @@ def downscale(codec: AutoencoderKL | PixelUnshuffleCodec) -> int:
     if isinstance(codec, PixelUnshuffleCodec):
         return codec.config.patch_size
     return 2 ** (len(codec.config.block_out_channels) - 1)
-
-

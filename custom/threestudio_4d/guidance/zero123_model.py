@@ -18,9 +18,10 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import CLIPVisionModelWithProjection
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from ..errors import UserError
+from .int8_weights import load_int8, save_int8
 from .zero123_codec import PixelUnshuffleCodec, decode_latents, downscale, encode_images, scaling_factor
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -258,13 +259,29 @@ class Zero123Model(nn.Module):
         )
         return model.to(device) if device is not None else model
 
-    def save(self, folder: str | Path, dtype: torch.dtype = torch.float16, max_shard_size: str = "15MB") -> None:
-        """Write the folder that ``load`` reads: safetensors shards of at most ``max_shard_size`` in ``dtype``."""
+    def save(
+        self,
+        folder: str | Path,
+        dtype: torch.dtype = torch.float16,
+        max_shard_size: str = "15MB",
+        int8: bool = False,
+    ) -> None:
+        """Write the folder that ``load`` reads: safetensors shards of at most ``max_shard_size`` in ``dtype``.
+
+        With ``int8`` the UNet and the image encoder are stored in 8 bits (see ``int8_weights``), which only this
+        project reads.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         model = copy.deepcopy(self).to(dtype)
-        model.unet.save_pretrained(folder / "unet", max_shard_size=max_shard_size)
-        model.image_encoder.save_pretrained(folder / "image_encoder", max_shard_size=max_shard_size)
+        if int8:
+            model.unet.save_config(folder / "unet")
+            model.image_encoder.config.save_pretrained(folder / "image_encoder")
+            save_int8(self.unet.state_dict(), folder / "unet")
+            save_int8(self.image_encoder.state_dict(), folder / "image_encoder")
+        else:
+            model.unet.save_pretrained(folder / "unet", max_shard_size=max_shard_size)
+            model.image_encoder.save_pretrained(folder / "image_encoder", max_shard_size=max_shard_size)
         if isinstance(model.vae, PixelUnshuffleCodec):
             model.vae.save_config(folder / "vae")
         else:
@@ -282,6 +299,9 @@ class Zero123Model(nn.Module):
 
 
 def _load_strict(model_class: type, folder: Path, dtype: torch.dtype) -> nn.Module:
+    state = load_int8(folder)
+    if state is not None:
+        return _load_int8_strict(model_class, folder, state).to(dtype)
     model, info = model_class.from_pretrained(
         folder, torch_dtype=dtype, low_cpu_mem_usage=False, local_files_only=True, output_loading_info=True
     )
@@ -293,6 +313,18 @@ def _load_strict(model_class: type, folder: Path, dtype: torch.dtype) -> nn.Modu
     if problems:
         raise UserError(f"The weights in {folder} do not fit {model_class.__name__}: {', '.join(problems)}")
     return model
+
+
+def _load_int8_strict(model_class: type, folder: Path, state: dict[str, Tensor]) -> nn.Module:
+    if model_class is CLIPVisionModelWithProjection:
+        model = model_class(CLIPVisionConfig.from_pretrained(folder))
+    else:
+        model = model_class.from_config(model_class.load_config(folder))
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise UserError(f"The weights in {folder} do not fit {model_class.__name__}: {error}") from error
+    return model.eval()
 
 
 def _load_codec(folder: Path, dtype: torch.dtype) -> AutoencoderKL | PixelUnshuffleCodec:

@@ -1,0 +1,90 @@
+"""PSNR, silhouette IoU and flicker of novel views against ground-truth clips.
+
+A folder of views holds ``<view>/<frame>.png``, RGBA with straight alpha, as ``--test`` writes it to ``save/eval``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from ..errors import UserError
+
+NOVEL_VIEWS = ("az-75", "az15", "az105", "az195")
+
+
+def read_clip(folder: Path, size: int) -> np.ndarray:
+    """Frames ``0.png``, ``1.png`` ... as [N, size, size, 4] float32 in [0, 1]: colour on white, and alpha.
+
+    Colours are premultiplied before the area resize.
+
+    Raises:
+        UserError: the folder is missing or empty, frames are not numbered from 0 without a gap, or a frame has no
+            alpha.
+    """
+    paths = {int(path.stem): path for path in folder.glob("*.png") if path.stem.isdecimal()}
+    if sorted(paths) != list(range(len(paths))) or not paths:
+        raise UserError(
+            f"{folder} must hold frames 0.png, 1.png, ... without a gap; it has {len(paths)} numbered frames"
+        )
+    frames = []
+    for index in range(len(paths)):
+        image = cv2.imread(str(paths[index]), cv2.IMREAD_UNCHANGED)
+        if image is None or image.ndim != 3 or image.shape[2] != 4:
+            raise UserError(f"{paths[index]} is not an RGBA picture")
+        rgba = cv2.cvtColor(image, cv2.COLOR_BGRA2RGBA).astype(np.float32) / 255
+        rgba[..., :3] *= rgba[..., 3:]
+        if rgba.shape[:2] != (size, size):
+            interpolation = cv2.INTER_AREA if size < rgba.shape[0] else cv2.INTER_LINEAR
+            rgba = cv2.resize(rgba, (size, size), interpolation=interpolation)
+        rgba[..., :3] += 1 - rgba[..., 3:]
+        frames.append(rgba)
+    return np.stack(frames)
+
+
+def psnr(clip: np.ndarray, truth: np.ndarray) -> float:
+    """Mean over frames of the PSNR in dB of colours on white; clips [N, S, S, 4]."""
+    error = np.square(clip[..., :3] - truth[..., :3]).mean((1, 2, 3))
+    return float(-10 * np.log10(np.maximum(error, 1e-10)).mean())
+
+
+def silhouette_iou(clip: np.ndarray, truth: np.ndarray) -> float:
+    """Mean over frames of the intersection over union of ``alpha > 0.5``."""
+    a, b = clip[..., 3] > 0.5, truth[..., 3] > 0.5
+    return float(((a & b).sum((1, 2)) / np.maximum((a | b).sum((1, 2)), 1)).mean())
+
+
+def flicker(clip: np.ndarray, truth: np.ndarray) -> float:
+    """Mean absolute error of the change from frame to frame, in 8-bit levels: 0 moves exactly as the truth does."""
+    change = np.diff(clip[..., :3], axis=0) - np.diff(truth[..., :3], axis=0)
+    return float(255 * np.abs(change).mean())
+
+
+def score_views(predicted: dict[str, np.ndarray], truth: dict[str, np.ndarray]) -> dict[str, float]:
+    """Means over views of all three measures.
+
+    Raises:
+        UserError: views or numbers of frames differ.
+    """
+    if set(predicted) != set(truth):
+        raise UserError(f"views differ: predicted {sorted(predicted)}, ground truth {sorted(truth)}")
+    for view, clip in predicted.items():
+        if clip.shape != truth[view].shape:
+            raise UserError(f"view {view} has shape {clip.shape}, its ground truth {truth[view].shape}")
+    measures = {"psnr": psnr, "iou": silhouette_iou, "flicker": flicker}
+    return {
+        name: float(np.mean([measure(clip, truth[view]) for view, clip in predicted.items()]))
+        for name, measure in measures.items()
+    }
+
+
+def score_folders(
+    predicted: Path, truth: Path, size: int = 128, views: tuple[str, ...] = NOVEL_VIEWS
+) -> dict[str, float]:
+    """``score_views`` of two folders of views at ``size`` pixels."""
+    return score_views(
+        {view: read_clip(Path(predicted) / view, size) for view in views},
+        {view: read_clip(Path(truth) / view, size) for view in views},
+    )

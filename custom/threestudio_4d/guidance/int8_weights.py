@@ -1,0 +1,53 @@
+"""Weights stored in 8 bits: a quarter of single precision on disk, single precision again when loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+FILE_NAME = "weights.int8.safetensors"
+SUFFIX = ".scale"
+
+
+def quantise(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Matrices and kernels [out, ...] become int8 with one half-precision scale for each output channel; the rest half.
+
+    The scale of ``name`` stands under ``name.scale``: weight = int8 * scale.
+    """
+    stored = {}
+    for name, value in state.items():
+        if value.ndim < 2 or not value.is_floating_point():
+            stored[name] = value.half().contiguous() if value.is_floating_point() else value.contiguous()
+            continue
+        rows = value.float().flatten(1)
+        scale = (rows.abs().amax(1) / 127).clamp_min(1e-7).half()
+        codes = (rows / scale.float()[:, None]).round().clamp(-127, 127).to(torch.int8)
+        stored[name] = codes.view_as(value).contiguous()
+        stored[name + SUFFIX] = scale
+    return stored
+
+
+def restore(stored: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Inverse of ``quantise``, in single precision up to the rounding of the codes."""
+    state = {}
+    for name, value in stored.items():
+        if name + SUFFIX in stored:
+            scale = stored[name + SUFFIX].float().view(-1, *[1] * (value.ndim - 1))
+            state[name] = value.float() * scale
+        elif not name.endswith(SUFFIX):
+            state[name] = value.float() if value.is_floating_point() else value
+    return state
+
+
+def save_int8(state: dict[str, Tensor], folder: Path) -> None:
+    """Write ``folder/weights.int8.safetensors``."""
+    save_file(quantise(state), folder / FILE_NAME)
+
+
+def load_int8(folder: Path) -> dict[str, Tensor] | None:
+    """The state stored in a folder, or None if it holds no 8-bit weights."""
+    path = folder / FILE_NAME
+    return restore(load_file(path)) if path.exists() else None
