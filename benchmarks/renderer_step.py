@@ -4,7 +4,7 @@ A step is render + losses (rgb, mask, orientation, 3-D normal smoothness, on ran
 normals and perturbed normals, two levels of 16 channels, 256 samples on the box diagonal, and the occupancy fixed to a
 ball of radius 0.45. Medians after warm-up; on CUDA by events, with the peak of allocated memory.
 
-    python benchmarks/renderer_step.py --out benchmarks/results/renderer_step.json
+    python benchmarks/renderer_step.py --output benchmarks/results/renderer_step.json
     python benchmarks/renderer_step.py --device cpu --quick
 """
 
@@ -12,27 +12,20 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import math
-import platform
-import statistics
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import NamedTuple
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "custom"), str(ROOT / "extern")]
+import torch
+import torch.nn.functional as F
+from common import environment, measure, write_report
+from torch import nn
 
-import torch  # noqa: E402
-import torch.nn.functional as F  # noqa: E402
-from torch import nn  # noqa: E402
-
-from threestudio_4d.geometry.cascade_kplanes import CascadeKPlanes  # noqa: E402
-from threestudio_4d.ops.planes import interpolate_planes  # noqa: E402
-from threestudio_4d.renderer.dynerf_volume_renderer import DyNeRFVolumeRenderer  # noqa: E402
-from threestudio_4d.system import losses  # noqa: E402
+from threestudio_4d.geometry.cascade_kplanes import CascadeKPlanes
+from threestudio_4d.ops.planes import interpolate_planes
+from threestudio_4d.renderer.dynerf_volume_renderer import DyNeRFVolumeRenderer
+from threestudio_4d.renderer.occupancy import OccupancyGrid
+from threestudio_4d.system import losses
 
 #: (views, size) of ``PUBLISHED``, which holds ms a step and peak GiB of the original on one H200
 SHAPES = ((1, 64), (4, 64), (1, 128), (1, 256))
@@ -78,6 +71,13 @@ def camera_rays(views: int, size: int, device: str) -> tuple[torch.Tensor, torch
     return torch.stack(origins).to(device), torch.stack(directions).to(device)
 
 
+def fix_occupancy(grid: OccupancyGrid) -> None:
+    """Occupied is the ball of radius 0.45 around the origin, so that every run has the same number of samples."""
+    centre = (torch.arange(grid.resolution, device=grid.binary.device) + 0.5) / grid.resolution * 2 - 1
+    axes = torch.meshgrid(centre, centre, centre, indexing="ij")
+    grid.set_binary(sum(axis.square() for axis in axes) <= 0.45**2)
+
+
 def make_renderer(geometry: CascadeKPlanes, variant: Variant, samples: int, device: str) -> DyNeRFVolumeRenderer:
     """A renderer over ``geometry`` whose occupancy is the ball of radius 0.45."""
     config = {
@@ -87,10 +87,7 @@ def make_renderer(geometry: CascadeKPlanes, variant: Variant, samples: int, devi
         "max_normal_samples": variant.normal_samples,
     }
     renderer = DyNeRFVolumeRenderer(config, geometry=geometry, material=Sigmoid(), background=White()).to(device)
-    n = renderer.occupancy.resolution
-    centre = (torch.arange(n, device=device) + 0.5) / n * 2 - 1
-    grid = torch.meshgrid(centre, centre, centre, indexing="ij")
-    renderer.occupancy.set_binary(sum(axis.square() for axis in grid) <= 0.45**2)
+    fix_occupancy(renderer.occupancy)
     return renderer
 
 
@@ -109,29 +106,7 @@ def train_step(renderer: nn.Module, optimizer: torch.optim.Optimizer, batch: dic
     return len(out["points"])
 
 
-def timed(function, device: str, warmup: int, repeats: int) -> float:
-    """Median milliseconds of ``function()``."""
-    for _ in range(warmup):
-        function()
-    if device != "cuda":
-        times = []
-        for _ in range(repeats):
-            start = time.perf_counter()
-            function()
-            times.append((time.perf_counter() - start) * 1e3)
-        return statistics.median(times)
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    pairs = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(repeats)]
-    for begin, end in pairs:
-        begin.record()
-        function()
-        end.record()
-    torch.cuda.synchronize()
-    return statistics.median(begin.elapsed_time(end) for begin, end in pairs)
-
-
-def measure(variant: Variant, views: int, size: int, args: argparse.Namespace) -> dict:
+def time_variant(variant: Variant, views: int, size: int, args: argparse.Namespace) -> dict:
     """Time one variant at one shape, and compare its picture with that of plain PyTorch."""
     torch.manual_seed(0)
     geometry = CascadeKPlanes({"plane_backend": variant.planes, "normal_type": variant.normals}).to(args.device)
@@ -147,9 +122,7 @@ def measure(variant: Variant, views: int, size: int, args: argparse.Namespace) -
     optimizer = torch.optim.Adam(geometry.parameters(), lr=0.01, betas=(0.9, 0.99))
     samples = train_step(renderer, optimizer, batch)
     row = {"views": views, "size": size, **variant._asdict(), "normal_points": samples}
-    row["ms"] = timed(lambda: train_step(renderer, optimizer, batch), args.device, args.warmup, args.repeats)
-    if args.device == "cuda":
-        row["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
+    row |= measure(lambda: train_step(renderer, optimizer, batch), args.device, args.repeats, args.warmup)
     # After the steps above the planes are far from their smooth start, so that a wrong lookup would show.
     with torch.no_grad():
         renderer.eval()
@@ -163,7 +136,7 @@ def measure(variant: Variant, views: int, size: int, args: argparse.Namespace) -
     return row
 
 
-def measure_lookup(backend: str, args: argparse.Namespace) -> dict:
+def time_lookup(backend: str, args: argparse.Namespace) -> dict:
     """The lookup of both levels alone: forward, and forward with backward to the planes."""
     count = 1 << (13 if args.quick else 20)
     geometry = CascadeKPlanes({}).to(args.device)
@@ -177,12 +150,12 @@ def measure_lookup(backend: str, args: argparse.Namespace) -> dict:
         forward().backward()
 
     with torch.no_grad():
-        alone = timed(forward, args.device, args.warmup, args.repeats)
+        alone = measure(forward, args.device, args.repeats, args.warmup)["ms"]
     return {
         "lookup": backend,
         "points": count,
         "forward_ms": alone,
-        "forward_backward_ms": timed(both, args.device, args.warmup, args.repeats),
+        "forward_backward_ms": measure(both, args.device, args.repeats, args.warmup)["ms"],
     }
 
 
@@ -202,18 +175,6 @@ def variants(device: str) -> list[Variant]:
     return found
 
 
-def environment(device: str) -> dict:
-    """Hardware, versions and commit."""
-    commit = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True).stdout
-    return {
-        "hardware": torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "commit": commit.strip() or "unknown",
-    }
-
-
 def main() -> None:
     """Run all shapes and variants, print a table, write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -224,7 +185,7 @@ def main() -> None:
     parser.add_argument("--size", type=int)
     parser.add_argument("--repeats", type=int, default=30)
     parser.add_argument("--warmup", type=int, default=5)
-    parser.add_argument("--out", type=Path, help="where to write the JSON")
+    parser.add_argument("--output", type=Path, help="where to write the JSON")
     args = parser.parse_args()
     shapes = ((args.views or 1, args.size),) if args.size else SHAPES
     if args.quick:
@@ -234,14 +195,14 @@ def main() -> None:
 
     report = {**environment(args.device), "samples_on_diagonal": args.samples, "lookup": [], "steps": []}
     for backend in dict.fromkeys(variant.planes for variant in variants(args.device)):
-        row = measure_lookup(backend, args)
+        row = time_lookup(backend, args)
         report["lookup"].append(row)
         print(f"lookup {backend:8} {row['points']} points  forward {row['forward_ms']:8.2f} ms  ", end="")
         print(f"forward + backward {row['forward_backward_ms']:8.2f} ms", flush=True)
     for views, size in shapes:
         for variant in variants(args.device):
             try:
-                row = measure(variant, views, size, args)
+                row = time_variant(variant, views, size, args)
             except torch.cuda.OutOfMemoryError:
                 row = {"views": views, "size": size, **variant._asdict(), "error": "out of memory"}
             report["steps"].append(row)
@@ -254,10 +215,8 @@ def main() -> None:
             print(f"image differs by {row['max_abs_diff']:.1e}", flush=True)
             if args.device == "cuda":
                 torch.cuda.empty_cache()
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(report, indent=1) + "\n")
-        print(f"wrote {args.out}")
+    if args.output:
+        write_report(report, args.output)
 
 
 if __name__ == "__main__":

@@ -10,27 +10,20 @@ median of repeated runs after warm-up, timed by CUDA events on a GPU:
 * ``unet``: the UNet with classifier-free guidance, two rows an image;
 * ``step``: a whole distillation, from the renders to the gradient on them.
 
-``build_guidance``, ``random_views`` and ``measure`` are made to be imported by other scripts.
+``random_zero123``, ``build_guidance`` and ``random_views`` are made to be imported by other scripts.
 """
 
 import argparse
-import json
-import platform
-import statistics
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from common import environment, measure, write_report
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "custom"), str(ROOT / "extern")]
-
-from threestudio.utils.misc import set_device  # noqa: E402
-from threestudio_4d.guidance.zero123_ckpt import build_zero123  # noqa: E402
-from threestudio_4d.guidance.zero123_guidance import Zero123GuidanceT  # noqa: E402
+from threestudio.utils.misc import set_device
+from threestudio_4d.guidance.zero123_ckpt import build_zero123
+from threestudio_4d.guidance.zero123_guidance import Zero123GuidanceT
+from threestudio_4d.guidance.zero123_model import Zero123Model
 
 LEVELS = 2
 RENDER_SIZES = {1: 256, 4: 64}  # views of a step -> side of a render, in stage 2 and stage 1
@@ -69,6 +62,13 @@ QUICK = {
 }
 
 
+def random_zero123(device: str | torch.device, quick: bool = False) -> Zero123Model:
+    """Networks of the published size (``quick``: of toy size) with random weights, built on the device."""
+    torch.manual_seed(0)
+    with torch.device(device):
+        return build_zero123(**(QUICK if quick else {}))
+
+
 def build_guidance(device: str | torch.device, quick: bool = False, frames: int = 4, **cfg: Any) -> Zero123GuidanceT:
     """A prepared guidance with random weights, built on the device.
 
@@ -79,9 +79,7 @@ def build_guidance(device: str | torch.device, quick: bool = False, frames: int 
     """
     device = torch.device(device)
     set_device(device)
-    torch.manual_seed(0)
-    with device:
-        model = build_zero123(**(QUICK if quick else {}))
+    model = random_zero123(device, quick)
     guidance = Zero123GuidanceT({"guidance_scale": 5.0, "min_step_percent": 0.2, **cfg}, model)
     guidance.prepare(torch.rand(frames, guidance.image_size, guidance.image_size, 3, device=device))
     return guidance
@@ -95,37 +93,6 @@ def random_views(images: int, size: int, device: str | torch.device, frames: int
         "azimuth": torch.rand(images, device=device) * 360 - 180,
         "camera_distances": torch.full((images,), 2.0, device=device),
         "frame_indices": torch.randint(frames, (images,), device=device),
-    }
-
-
-def measure(
-    function: Callable[[], Any], device: str | torch.device, repeats: int = 20, warmup: int = 5
-) -> dict[str, float]:
-    """Median milliseconds of a call; on a GPU also its peak memory in GiB, in all and above what was held before."""
-    device = torch.device(device)
-    for _ in range(warmup):
-        function()
-    if device.type != "cuda":
-        times = []
-        for _ in range(repeats):
-            start = time.perf_counter()
-            function()
-            times.append(1e3 * (time.perf_counter() - start))
-        return {"ms": statistics.median(times)}
-    torch.cuda.synchronize(device)
-    held = torch.cuda.memory_allocated(device)
-    torch.cuda.reset_peak_memory_stats(device)
-    events = [tuple(torch.cuda.Event(enable_timing=True) for _ in range(2)) for _ in range(repeats)]
-    for start, end in events:
-        start.record()
-        function()
-        end.record()
-    torch.cuda.synchronize(device)
-    peak = torch.cuda.max_memory_allocated(device)
-    return {
-        "ms": statistics.median(start.elapsed_time(end) for start, end in events),
-        "peak_gib": peak / 2**30,
-        "added_gib": (peak - held) / 2**30,
     }
 
 
@@ -165,8 +132,7 @@ def main() -> None:
     timing = {"repeats": 2, "warmup": 1} if arguments.quick else {"repeats": arguments.repeats}
 
     report: dict[str, Any] = {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
-        "torch": torch.__version__,
+        **environment(device),
         "networks": "toy" if arguments.quick else "Zero123 at the published size, random weights",
         "results": [],
     }
@@ -185,8 +151,7 @@ def main() -> None:
         if device.type == "cuda":
             torch.cuda.empty_cache()
     if arguments.output is not None:
-        arguments.output.write_text(json.dumps(report, indent=2) + "\n")
-        print(f"wrote {arguments.output}")
+        write_report(report, arguments.output)
 
 
 if __name__ == "__main__":
