@@ -1,0 +1,43 @@
+"""Jittered shapes: finite, of the old size, new each time, and the kept ones untouched."""
+
+import torch
+
+from threestudio_4d.prior.creature import creature_meshes
+from threestudio_4d.prior.jitter import ShapeJitter
+
+
+def pose(meshes, index):
+    ends = [*meshes.pose_vertex.tolist()[1:], len(meshes.vertices)]
+    return meshes.vertices[meshes.pose_vertex[index] : ends[index]].float()
+
+
+def test_shapes_change_and_keep_their_radius():
+    meshes = creature_meshes(4)
+    before = [pose(meshes, i).clone() for i in range(4)]
+    jitter = ShapeJitter(meshes, seed=1, kept_share=0.0)
+    jitter.refresh()
+    for i in range(4):
+        assert pose(meshes, i).isfinite().all()
+        assert (pose(meshes, i) - before[i]).abs().max() > 0.01
+        torch.testing.assert_close(pose(meshes, i).norm(dim=-1).max(), before[i].norm(dim=-1).max(), atol=2e-3, rtol=0)
+    once = pose(meshes, 0).clone()
+    jitter.refresh()
+    assert (pose(meshes, 0) - once).abs().max() > 0.01
+
+
+def test_kept_shapes_and_palettes_stay():
+    meshes = creature_meshes(2)
+    vertices, colours = meshes.vertices.clone(), meshes.colours.clone()
+    ShapeJitter(meshes, kept_share=1.0, recoloured_share=0.0).refresh()
+    torch.testing.assert_close(meshes.vertices, vertices, atol=1e-3, rtol=0)
+    assert torch.equal(meshes.colours, colours)
+
+
+def test_recolouring_keeps_equal_colours_equal():
+    meshes = creature_meshes(1)
+    keys = meshes.colours.float().mul(15).round()
+    ShapeJitter(meshes, seed=3, recoloured_share=1.0).refresh()
+    _, groups = keys.unique(dim=0, return_inverse=True)
+    for group in range(int(groups.max()) + 1):
+        members = meshes.colours[groups == group]
+        assert (members == members[0]).all()
