@@ -5,6 +5,7 @@ import torch
 
 from threestudio_4d.renderer.compositing import sample_weights, sum_over_rays
 from threestudio_4d.renderer.march import march
+from threestudio_4d.renderer.march_nerfacc import choose, grown
 from threestudio_4d.renderer.occupancy import OccupancyGrid
 
 STEP = 0.07
@@ -94,6 +95,42 @@ def test_cuda_march_equals_cpu_march(sampler):
     cuda = (x.cuda() for x in (origins, directions))
     found = march(*cuda, patchy_grid("cuda", resolution=32), 0.02, offsets.cuda(), sampler)
     assert_same_samples(found, expected, 3000, slack=0.01)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("stratified", [True, False])
+def test_nerfacc_march_is_the_torch_march(stratified):
+    pytest.importorskip("nerfacc")
+    origins, directions, offsets = random_rays(20000, "cuda")
+    grid = patchy_grid("cuda", resolution=32)
+    found, expected = (
+        march(origins, directions, grid, 0.02, offsets if stratified else None, sampler)
+        for sampler in ("nerfacc", "torch")
+    )
+    assert torch.equal(found.ray_indices, expected.ray_indices)
+    assert torch.equal(found.midpoints, expected.midpoints)
+
+
+def test_candidates_of_a_traversal_become_the_lattice():
+    """Midpoints off the lattice by rounding, of all cells at and around the occupied ones."""
+    origins, directions, offsets = random_rays(2000)
+    grid = patchy_grid(resolution=32)
+    around = OccupancyGrid(grid.radius + grid.cell_size, 34)
+    around.set_binary(grown(grid.binary))
+    near = march(origins, directions, around, 0.02, offsets, "torch")
+    drift = 1e-5 * torch.randn(len(near.midpoints), generator=torch.Generator().manual_seed(7))
+    found = choose(near.ray_indices, near.midpoints + drift, origins, directions, grid, 0.02, offsets)
+    expected = march(origins, directions, grid, 0.02, offsets, "torch")
+    assert torch.equal(found.ray_indices, expected.ray_indices)
+    assert torch.equal(found.midpoints, expected.midpoints)
+
+
+def test_grown_grid():
+    binary = torch.zeros(5, 5, 5, dtype=torch.bool)
+    binary[0, 2, 4] = True
+    larger = grown(binary)
+    assert larger.shape == (7, 7, 7) and larger.sum() == 27
+    assert larger[0:3, 2:5, 4:7].all()  # cell (i, j, k) is cell (i + 1, j + 1, k + 1) of the larger grid
 
 
 def test_unknown_sampler():
