@@ -1,7 +1,7 @@
 """Our YAML files must also be good for upstream threestudio (0.2.3) and its own ``launch.py``.
 
 That program passes the ``trainer`` section to Lightning's ``Trainer`` beside its own arguments, passes ``checkpoint``
-to ``ModelCheckpoint``, knows a fixed set of resolvers and top-level keys, and has no default for a part that is left out.
+to ``ModelCheckpoint``, knows a fixed set of resolvers and top-level keys, and has no default for a missing part.
 """
 
 import inspect
