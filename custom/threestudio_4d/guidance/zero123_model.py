@@ -320,8 +320,10 @@ def _load_int8_strict(model_class: type, folder: Path, state: dict[str, Tensor])
         model = model_class(CLIPVisionConfig.from_pretrained(folder))
     else:
         model = model_class.from_config(model_class.load_config(folder))
+    # Old releases of transformers keep the numbers 0, 1, 2, ... of the patches among the weights; files leave them out.
+    counted = {key: value for key, value in model.state_dict().items() if key.endswith("position_ids")}
     try:
-        model.load_state_dict(state)
+        model.load_state_dict(counted | state)
     except RuntimeError as error:
         raise UserError(f"The weights in {folder} do not fit {model_class.__name__}: {error}") from error
     return model.eval()
