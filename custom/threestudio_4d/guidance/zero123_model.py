@@ -100,7 +100,7 @@ class Zero123Model(nn.Module):
             raise UserError(f"condition_tokens must be 'pooled' or 'all', got {condition_tokens!r}")
         self.unet = unet
         self.vae = vae
-        self.image_encoder = image_encoder
+        self.image_encoder = _without_position_ids(image_encoder)
         self.camera_projection = camera_projection
         self.scheduler = scheduler
         self.condition_tokens = condition_tokens
@@ -317,16 +317,23 @@ def _load_strict(model_class: type, folder: Path, dtype: torch.dtype) -> nn.Modu
 
 def _load_int8_strict(model_class: type, folder: Path, state: dict[str, Tensor]) -> nn.Module:
     if model_class is CLIPVisionModelWithProjection:
-        model = model_class(CLIPVisionConfig.from_pretrained(folder))
+        model = _without_position_ids(model_class(CLIPVisionConfig.from_pretrained(folder)))
     else:
         model = model_class.from_config(model_class.load_config(folder))
-    # Old releases of transformers keep the numbers 0, 1, 2, ... of the patches among the weights; files leave them out.
-    counted = {key: value for key, value in model.state_dict().items() if key.endswith("position_ids")}
     try:
-        model.load_state_dict(counted | state)
+        model.load_state_dict(state)
     except RuntimeError as error:
         raise UserError(f"The weights in {folder} do not fit {model_class.__name__}: {error}") from error
     return model.eval()
+
+
+def _without_position_ids(encoder: CLIPVisionModelWithProjection) -> CLIPVisionModelWithProjection:
+    """Old releases of transformers keep the numbers 0, 1, 2, ... of the patches among the weights: take them out."""
+    for module in encoder.modules():
+        numbers = dict(module.named_buffers(recurse=False)).get("position_ids")
+        if numbers is not None:
+            module.register_buffer("position_ids", numbers, persistent=False)
+    return encoder
 
 
 def _load_codec(folder: Path, dtype: torch.dtype) -> AutoencoderKL | PixelUnshuffleCodec:
