@@ -72,6 +72,15 @@ def select_devices(gpu: str) -> int:
     return len(visible.split(","))
 
 
+def let_idle_threads_sleep() -> None:
+    """Tell OpenMP's threads to sleep between tasks (before torch is imported); a value of the user's own stays.
+
+    By default they spin. On cores that other programs use as well, spinning threads take the time of those that have
+    work to do: steps of many small operations then take up to 20 times as long.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
 def prepare_host() -> bool:
     """Make ``threestudio`` importable; return whether it is an upstream checkout in the working directory."""
     extern = REPOSITORY / "extern"
@@ -102,11 +111,12 @@ class _StderrHandler(logging.StreamHandler):
 
 
 class _Quiet(logging.Filter):
-    """Drops Lightning's remarks that say nothing about this run."""
+    """Drops remarks that say nothing about this run, or what its last line says anyway."""
 
     NOISE = (
         *("GPU available", "TPU available", "HPU available", "`Trainer.fit` stopped", "`weights_only` was not set"),
-        *("💡", "Restoring states", "Restored all states", "Loaded model weights"),
+        *("💡", "Restoring states", "Restored all states", "Loaded model weights", "LOCAL_RANK: "),
+        *("You are using a CUDA device", "Validation results will be saved", "Test results saved", "Export assets"),
     )
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -122,6 +132,18 @@ def set_up_logging(verbose: bool) -> None:
         warnings.filterwarnings("ignore", module=r"pytorch_lightning\..*|lightning_fabric\..*|torch\..*")
     logger.handlers = [handler]
     logger.setLevel(logging.DEBUG if verbose else logging.INFO)
+
+
+def hide_loading_bars() -> None:
+    """No progress bars for reading weights into networks, which takes a moment; downloads keep theirs."""
+    libraries = [sys.modules.get(f"{name}.utils.logging") for name in ("diffusers", "transformers")]
+    hub = sys.modules.get("huggingface_hub.utils")
+    had_bars = hub is not None and not hub.are_progress_bars_disabled()
+    for library in libraries:
+        if library is not None:
+            library.disable_progress_bar()
+    if had_bars:
+        hub.enable_progress_bars()  # transformers switches them off with its own
 
 
 def custom_folder() -> Path:
@@ -219,6 +241,8 @@ class Run:
         if is_upstream:
             threestudio.info(f"using threestudio {threestudio.__version__} of {Path.cwd()}")
         failed = load_extensions(threestudio)
+        if not self.arguments.verbose:
+            hide_loading_bars()
         self.read_config()
         trainer, system, data = self.build(threestudio, failed)
         self.drive(trainer, system, data)
@@ -441,6 +465,7 @@ def explain(error: BaseException, run: Run, verbose: bool) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     arguments, overrides = parse_arguments(sys.argv[1:] if argv is None else argv)
+    let_idle_threads_sleep()
     run = Run(arguments, overrides, select_devices(arguments.gpu))
     try:
         run.execute()

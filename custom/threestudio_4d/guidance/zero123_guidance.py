@@ -97,9 +97,10 @@ class Zero123GuidanceT(BaseObject):
             model = load_zero123(self.cfg.pretrained_model_name_or_path, self.device)
         self.model = model.to(self.device).requires_grad_(False).eval()
         if self.cfg.half_precision_weights and self.device.type == "cuda":
-            self.model.unet.to(_HALF[self.cfg.half_dtype])
+            # nn.Module's own cast: that of diffusers warns of modules to keep in float32, of which there are none.
+            torch.nn.Module.to(self.model.unet, _HALF[self.cfg.half_dtype])
             if self.cfg.vae_half_precision:
-                self.model.vae.to(_HALF[self.cfg.half_dtype])
+                torch.nn.Module.to(self.model.vae, _HALF[self.cfg.half_dtype])
         if self.cfg.vae_checkpointing and isinstance(self.model.vae, AutoencoderKL):
             self.model.vae.enable_gradient_checkpointing()
         if self.cfg.compile_unet:

@@ -301,7 +301,8 @@ class Zero123Model(nn.Module):
 def _load_strict(model_class: type, folder: Path, dtype: torch.dtype) -> nn.Module:
     state = load_int8(folder)
     if state is not None:
-        return _load_int8_strict(model_class, folder, state).to(dtype)
+        # nn.Module's own cast: that of diffusers warns of modules to keep in float32, of which there are none.
+        return nn.Module.to(_load_int8_strict(model_class, folder, state), dtype)
     model, info = model_class.from_pretrained(
         folder, torch_dtype=dtype, low_cpu_mem_usage=False, local_files_only=True, output_loading_info=True
     )
