@@ -41,7 +41,7 @@ SIZE = 128
 VARIANTS = {
     "full": [],
     "no ICL": ["system.loss.lambda_vif=0"],
-    "one level": ["system.geometry.grid_size=[[64,64,64,16]]", "system.loss.lambda_sds_0=null"],
+    "one level": ["system.geometry.grid_size=[[64,64,64,16]]", "system.loss.lambda_sds_0=0.1"],
 }
 
 

@@ -172,6 +172,15 @@ def test_validation_and_test_write_the_promised_files(make_run, tiny_clip):
         assert sheet.size == (5 * 128, (1 + 5 + 3) * 128)
 
 
+def test_no_videos_at_zero_frames_a_second(make_run):
+    run = make_run("system.video_fps=0")
+    trainer = run.trainer()
+    trainer.validate(run.system, run.datamodule, verbose=False)
+    trainer.test(run.system, run.datamodule, verbose=False)
+    assert not list(run.save_dir.rglob("*.mp4"))
+    assert (run.save_dir / "it0-test" / "contact_sheet.png").is_file()
+
+
 def test_export_writes_meshes_that_open(make_run):
     run = make_run("system.exporter.frames=[0,3]")
     run.trainer().predict(run.system, run.datamodule, return_predictions=False)

@@ -57,6 +57,7 @@ class Consistent4D(BaseLift3DSystem):
         "accumulate" (both kinds on every step). ``guidance_eval``: about every so many steps, write what the prior saw
         and made of it to ``it<step>-train.png``; 0 never."""
         video_fps: int = 16
+        """Frames a second of the videos; 0 makes none, and PyAV is not needed."""
         eval_frame_size: int = 256
         """Width and height in pixels of the frames under ``save/eval``; renders of another size are resized."""
 
@@ -193,7 +194,8 @@ class Consistent4D(BaseLift3DSystem):
     def on_validation_epoch_end(self) -> None:
         """Make a video of the strips."""
         folder = f"it{self.true_global_step}-val"
-        self.save_img_sequence(folder, folder, r"(\d+)\.png", save_format="mp4", fps=self.cfg.video_fps)
+        if self.cfg.video_fps:
+            self.save_img_sequence(folder, folder, r"(\d+)\.png", save_format="mp4", fps=self.cfg.video_fps)
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Render one view-time sample of the orbit, of a fixed view, or of an evaluation view."""

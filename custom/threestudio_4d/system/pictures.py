@@ -140,12 +140,10 @@ class ResultPictures:
         self._tiles.setdefault(split, {})[order] = tiles
 
     def finish(self) -> None:
-        """Make the videos and the contact sheet."""
-        for split in self._lengths:
-            frames = self._frames(split)
-            self._saver.save_img_sequence(
-                f"{frames}.mp4", frames, r"(\d+)\.png", save_format="mp4", fps=self._saver.cfg.video_fps
-            )
+        """Make the videos, unless ``video_fps`` is 0, and the contact sheet."""
+        fps = self._saver.cfg.video_fps
+        for frames in map(self._frames, self._lengths if fps else ()):
+            self._saver.save_img_sequence(f"{frames}.mp4", frames, r"(\d+)\.png", save_format="mp4", fps=fps)
         if self._tiles:
             write_png(self._saver.get_save_path(f"{self._folder}/contact_sheet.png"), self._contact_sheet())
         self._tiles.clear()
