@@ -28,7 +28,8 @@ def environment(device: torch.device | str) -> dict[str, Any]:
     A copy of the sources without history takes the commit from the environment variable ``BENCHMARK_COMMIT``.
     """
     device = torch.device(device)
-    git = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    command = ["git", "-C", str(ROOT), "rev-parse", "--verify", "HEAD"]  # without --verify, no commits reads "HEAD"
+    git = subprocess.run(command, capture_output=True, text=True, check=False)
     cpu = platform.processor() or platform.machine()
     return {
         "hardware": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu,

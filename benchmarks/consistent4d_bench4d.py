@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -21,21 +20,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import Queue
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "custom"), str(ROOT / "extern")]
+import numpy as np
+import torch
+import torch.nn.functional as F
+from common import ROOT, environment, write_report
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-import torch.nn.functional as F  # noqa: E402
-
-from threestudio_4d.evaluation.novel_views import NOVEL_VIEWS, read_clip, score_views  # noqa: E402
-from threestudio_4d.guidance.zero123_guidance import load_zero123  # noqa: E402
-from threestudio_4d.prior.zero123_evaluation import (  # noqa: E402
-    NovelViewPairs,
-    one_step_views,
-    sampled_views,
-    silhouette,
-)
+from threestudio_4d.evaluation.novel_views import NOVEL_VIEWS, read_clip, score_views
+from threestudio_4d.guidance.zero123_guidance import load_zero123
+from threestudio_4d.prior.zero123_evaluation import NovelViewPairs, one_step_views, sampled_views, silhouette
 
 SIZE = 128
 VARIANTS = {
@@ -87,11 +79,11 @@ def train(args: argparse.Namespace, variant: str, clip: Path, device: int | None
         command = [sys.executable, str(ROOT / "launch.py"), "--config", str(args.config), "--train"]
         command += [f"exp_root_dir={args.runs}", f"name={name}", f"tag={clip.name}", "data.test_splits=[eval]"]
         command += [f"data.image_seq_path={clip / 'ref'}", *VARIANTS[variant], *args.overrides]
-        environment = dict(os.environ, OMP_NUM_THREADS=str(args.threads), OMP_WAIT_POLICY="passive")
+        variables = dict(os.environ, OMP_NUM_THREADS=str(args.threads), OMP_WAIT_POLICY="passive")
         if device is not None:
-            environment["CUDA_VISIBLE_DEVICES"] = str(device)
+            variables["CUDA_VISIBLE_DEVICES"] = str(device)
         start = time.time()
-        result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+        result = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True)
         (args.runs / f"{name}-{clip.name}.log").write_text(result.stdout + result.stderr)
         if result.returncode:
             return {"error": (result.stderr.strip().splitlines() or ["no message"])[-1]}
@@ -168,11 +160,9 @@ def main() -> None:
         for name, views in drawn.items():
             results.setdefault(name, {})[clip.name] = score_views(views, truth)
 
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
-    record = {
-        "hardware": torch.cuda.get_device_name() if gpus else platform.processor() or platform.machine(),
-        "torch": torch.__version__,
-        "commit": commit.stdout.strip(),
+    machine = environment("cuda" if gpus else "cpu")
+    report = {
+        **{key: machine[key] for key in ("hardware", "torch", "commit")},
         "config": args.config.name,
         "overrides": args.overrides,
         "workers": args.workers,
@@ -180,8 +170,7 @@ def main() -> None:
         "results": results,
     }
     if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(record, indent=1) + "\n")
+        write_report(report, args.out)
     print(table(results))
 
 

@@ -1,6 +1,8 @@
 """The benchmark scripts run on a CPU at toy size, as their ``--quick`` promises, and write complete reports."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 
@@ -49,3 +51,33 @@ def test_zero123_step(repository, tmp_path):
     _, report = quick_run(repository, tmp_path, "zero123_step")
     assert {row["variant"] for row in report["results"]} == {"published", "half_encoder"}
     assert all(row[part]["ms"] > 0 for row in report["results"] for part in ("encode", "unet", "step"))
+
+
+@pytest.mark.slow
+def test_consistent4d_bench4d(repository, tmp_path):
+    """One object that looks the same from every side, two steps, without interpolator and without prior baseline."""
+    for view in ("ref", "az-75", "az15", "az105", "az195"):
+        folder = tmp_path / "data" / "thing" / view
+        folder.mkdir(parents=True)
+        for frame in range(3):
+            shutil.copy(repository / "load" / "demo" / "walker" / f"{frame}.png", folder)
+    output = tmp_path / "report.json"
+    overrides = ["trainer.max_steps=2", "trainer.accelerator=cpu", "trainer.enable_progress_bar=false"]
+    overrides += ["data.height=16", "data.resolution_milestones=[]", "data.batch_size=1", "data.ref_batch_size=1"]
+    overrides += ["data.eval_height=16", "data.eval_width=16", "data.loop=false", "system.eval_frame_size=32"]
+    overrides += ["system.video_fps=0", "system.renderer.num_samples_per_ray=16"]
+    command = [sys.executable, "benchmarks/consistent4d_bench4d.py", str(tmp_path / "data"), "--out", str(output)]
+    command += ["--runs", str(tmp_path / "runs"), "--variants", "no ICL", "--prior", "", "--threads", "1"]
+    variables = dict(os.environ, CUDA_VISIBLE_DEVICES="")
+    done = subprocess.run(
+        [*command, "--", *overrides], cwd=repository, env=variables, capture_output=True, text=True, timeout=280
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads(output.read_text())
+    assert list(report) == ["hardware", "torch", "commit", "config", "overrides", "workers", "size", "results"]
+    assert report["overrides"] == overrides
+    assert set(report["results"]) == {"no ICL", "copy", "mirror"}
+    trained, copied = report["results"]["no ICL"]["thing"], report["results"]["copy"]["thing"]
+    assert set(trained) == {"psnr", "iou", "flicker", "seconds"}, trained
+    assert copied == pytest.approx({"psnr": 100, "iou": 1, "flicker": 0})
+    assert "| copy | 100.00 | 1.000 | 0.00 | 100.00 / 1.000 |" in done.stdout
