@@ -199,12 +199,34 @@ def check_keys(section: str, given: Any, allowed: list[str]) -> None:
             raise ConfigError(f"Unknown config key '{section}.{key}'.{hint} Valid keys: {valid}.")
 
 
+def check_types(section: str, given: dict[str, Any], function: Any) -> None:
+    """Raise a ``ConfigError`` for the first plain value of ``given`` that does not fit the function's annotation.
+
+    Choices among literals are left to Lightning, whose messages about them are good.
+    """
+    import typing
+
+    import typeguard
+
+    from threestudio.utils.errors import ConfigError
+
+    hints = typing.get_type_hints(inspect.unwrap(function))
+    for key, value in given.items():
+        if key in hints and isinstance(value, (str, int, float)) and "Literal" not in str(hints[key]):
+            try:
+                typeguard.check_type(value, hints[key])
+            except typeguard.TypeCheckError as error:
+                takes = inspect.formatannotation(hints[key]).replace("typing.", "")
+                raise ConfigError(f"{section}.{key} is {value!r}; it takes {takes}.") from error
+
+
 def construct(section: str, kind: type, arguments: dict[str, Any]) -> Any:
     """``kind(**arguments)``; values that Lightning refuses are mistakes in that section of the config."""
     from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
     from threestudio.utils.errors import ConfigError
 
+    check_types(section, arguments, kind.__init__)
     try:
         return kind(**arguments)
     except (ValueError, TypeError, MisconfigurationException) as error:

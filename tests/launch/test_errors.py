@@ -50,6 +50,8 @@ def test_missing_config_names_the_nearest(launch):
         ("checkpoint.every_n_train_step=3", ("Did you mean 'checkpoint.every_n_train_steps'?",)),
         ("system_type=tiny-sytem", ("system_type: No module is registered as 'tiny-sytem'", "'tiny-system'")),
         ("data_type=''", ("no 'data_type'",)),
+        ("trainer.max_steps=abc", ("trainer.max_steps is 'abc'; it takes int.",)),
+        ("checkpoint.every_n_train_steps=1.5", ("checkpoint.every_n_train_steps is 1.5; it takes Optional[int].",)),
         ("trainer.precision=12-odd", ("trainer: Precision '12-odd' is invalid",)),
         ("checkpoint.save_top_k=-5", ("checkpoint: ", "-5")),
     ],
