@@ -82,7 +82,7 @@ def test_terms_of_weight_zero_are_not_computed(make_run, spy):
 
 
 def test_a_step_without_any_weighted_term_counts(make_run):
-    run = make_run("system.loss.lambda_sds=0", "system.loss.lambda_vif=0")
+    run = make_run(*(f"system.loss.lambda_{name}=0" for name in ("sds", "vif", "sparsity", "opaque")))
     logged = losses_of(run, 4)
     assert logged[3]["train/loss"].item() == 0
 
