@@ -41,6 +41,13 @@ def test_a_saved_prior_predicts_nearly_the_same(small_model, tmp_path):
     ) * 1.6
 
 
+def test_a_saved_prior_does_not_tell_where_it_came_from(small_model, tmp_path):
+    small_model.save(tmp_path / "first")
+    Zero123Model.load(tmp_path / "first").save(tmp_path / "second", int8=True)
+    for path in (tmp_path / "second").rglob("*.json"):
+        assert str(tmp_path) not in path.read_text(), path
+
+
 def test_a_missing_tensor_is_an_error(small_model, tmp_path):
     small_model.save(tmp_path / "prior", int8=True)
     path = tmp_path / "prior" / "unet" / FILE_NAME

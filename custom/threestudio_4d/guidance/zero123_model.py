@@ -274,6 +274,8 @@ class Zero123Model(nn.Module):
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         model = copy.deepcopy(self).to(dtype)
+        for network in (model.unet, model.vae):
+            network.register_to_config(_name_or_path="")  # not the path that it was loaded from
         if int8:
             model.unet.save_config(folder / "unet")
             model.image_encoder.config.save_pretrained(folder / "image_encoder")
