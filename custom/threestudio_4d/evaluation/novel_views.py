@@ -10,15 +10,28 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from ..data.clip import premultiply, resize_premultiplied
 from ..errors import UserError
 
 NOVEL_VIEWS = ("az-75", "az15", "az105", "az195")
 
 
-def read_clip(folder: Path, size: int) -> np.ndarray:
-    """Frames ``0.png``, ``1.png`` ... as [N, size, size, 4] float32 in [0, 1]: colour on white, and alpha.
+def read_frame(path: Path, size: int) -> np.ndarray:
+    """An RGBA picture with straight alpha as [size, size, 4] float32 in [0, 1]: colour on white, and alpha.
 
-    Colours are premultiplied before the area resize.
+    Raises:
+        UserError: it cannot be read, or has no alpha.
+    """
+    image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    if image is None or image.ndim != 3 or image.shape[2] != 4:
+        raise UserError(f"{path} is not an RGBA picture")
+    rgba = resize_premultiplied(premultiply(cv2.cvtColor(image, cv2.COLOR_BGRA2RGBA)), size, size)
+    rgba[..., :3] += 1 - rgba[..., 3:]
+    return rgba
+
+
+def read_clip(folder: Path, size: int) -> np.ndarray:
+    """Frames ``0.png``, ``1.png`` ... of a folder as ``read_frame`` reads them, [N, size, size, 4].
 
     Raises:
         UserError: the folder is missing or empty, frames are not numbered from 0 without a gap, or a frame has no
@@ -29,19 +42,7 @@ def read_clip(folder: Path, size: int) -> np.ndarray:
         raise UserError(
             f"{folder} must hold frames 0.png, 1.png, ... without a gap; it has {len(paths)} numbered frames"
         )
-    frames = []
-    for index in range(len(paths)):
-        image = cv2.imread(str(paths[index]), cv2.IMREAD_UNCHANGED)
-        if image is None or image.ndim != 3 or image.shape[2] != 4:
-            raise UserError(f"{paths[index]} is not an RGBA picture")
-        rgba = cv2.cvtColor(image, cv2.COLOR_BGRA2RGBA).astype(np.float32) / 255
-        rgba[..., :3] *= rgba[..., 3:]
-        if rgba.shape[:2] != (size, size):
-            interpolation = cv2.INTER_AREA if size < rgba.shape[0] else cv2.INTER_LINEAR
-            rgba = cv2.resize(rgba, (size, size), interpolation=interpolation)
-        rgba[..., :3] += 1 - rgba[..., 3:]
-        frames.append(rgba)
-    return np.stack(frames)
+    return np.stack([read_frame(paths[index], size) for index in range(len(paths))])
 
 
 def psnr(clip: np.ndarray, truth: np.ndarray) -> float:

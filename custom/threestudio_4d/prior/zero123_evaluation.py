@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
-import numpy as np
 import torch
 from torch import Tensor
 
+from ..evaluation.novel_views import read_frame
 from ..guidance.zero123_model import Zero123Model, camera_vector
 
 SILHOUETTE_THRESHOLD = 0.05
@@ -52,10 +51,7 @@ class NovelViewPairs:
 
 
 def _read_on_white(path: Path, size: int) -> Tensor:
-    rgba = cv2.cvtColor(cv2.imread(str(path), cv2.IMREAD_UNCHANGED), cv2.COLOR_BGRA2RGBA).astype(np.float32) / 255
-    rgba[..., :3] *= rgba[..., 3:]
-    rgba = cv2.resize(rgba, (size, size), interpolation=cv2.INTER_AREA)
-    return torch.from_numpy(rgba[..., :3] + 1 - rgba[..., 3:]).permute(2, 0, 1)
+    return torch.from_numpy(read_frame(path, size)[..., :3]).permute(2, 0, 1)
 
 
 def psnr(images: Tensor, targets: Tensor) -> Tensor:
