@@ -1,12 +1,13 @@
 """Interface of exporters, and the one that writes nothing."""
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from threestudio import register
 from threestudio.models.background.base import BaseBackground
 from threestudio.models.geometry.base import BaseImplicitGeometry
 from threestudio.models.materials.base import BaseMaterial
+from threestudio.models.parts import HasParts, Parts
 from threestudio.utils.base import BaseObject
 
 __all__ = ["DummyExporter", "Exporter", "ExporterOutput"]
@@ -21,13 +22,7 @@ class ExporterOutput:
     params: dict[str, Any]
 
 
-class _Parts(NamedTuple):
-    geometry: Any
-    material: Any
-    background: Any
-
-
-class Exporter(BaseObject):
+class Exporter(HasParts, BaseObject):
     """Called without arguments it returns the files to write. With ``save_video`` the test views are rendered
     as well.
     """
@@ -39,19 +34,7 @@ class Exporter(BaseObject):
     cfg: Config
 
     def configure(self, geometry: BaseImplicitGeometry, material: BaseMaterial, background: BaseBackground) -> None:
-        self.sub_modules = _Parts(geometry, material, background)
-
-    @property
-    def geometry(self) -> BaseImplicitGeometry:
-        return self.sub_modules.geometry
-
-    @property
-    def material(self) -> BaseMaterial:
-        return self.sub_modules.material
-
-    @property
-    def background(self) -> BaseBackground:
-        return self.sub_modules.background
+        self.sub_modules = Parts(geometry, material, background)
 
     def __call__(self, *args: Any, **kwargs: Any) -> list[ExporterOutput]:
         raise NotImplementedError

@@ -1,7 +1,7 @@
 """Interfaces of renderers."""
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,20 +9,13 @@ from torch import Tensor
 from threestudio.models.background.base import BaseBackground
 from threestudio.models.geometry.base import BaseImplicitGeometry
 from threestudio.models.materials.base import BaseMaterial
+from threestudio.models.parts import HasParts, Parts
 from threestudio.utils.base import BaseModule
 
 __all__ = ["Rasterizer", "Renderer", "VolumeRenderer"]
 
 
-class _Parts(NamedTuple):
-    """Holds what the renderer uses without making it a child: its parameters belong to the system."""
-
-    geometry: Any
-    material: Any
-    background: Any
-
-
-class Renderer(BaseModule):
+class Renderer(HasParts, BaseModule):
     """``forward(**batch) -> {"comp_rgb" [B, H, W, 3], "opacity" [B, H, W, 1], ...}``; takes keyword arguments it does
     not know.
 
@@ -36,25 +29,13 @@ class Renderer(BaseModule):
     cfg: Config
 
     def configure(self, geometry: BaseImplicitGeometry, material: BaseMaterial, background: BaseBackground) -> None:
-        self.sub_modules = _Parts(geometry, material, background)
+        self.sub_modules = Parts(geometry, material, background)
         radius = self.cfg.radius
         self.bbox: Tensor
         self.register_buffer("bbox", torch.tensor([[-radius] * 3, [radius] * 3], dtype=torch.float32))
 
     def forward(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         raise NotImplementedError
-
-    @property
-    def geometry(self) -> BaseImplicitGeometry:
-        return self.sub_modules.geometry
-
-    @property
-    def material(self) -> BaseMaterial:
-        return self.sub_modules.material
-
-    @property
-    def background(self) -> BaseBackground:
-        return self.sub_modules.background
 
     def set_geometry(self, geometry: BaseImplicitGeometry) -> None:
         self.sub_modules = self.sub_modules._replace(geometry=geometry)
