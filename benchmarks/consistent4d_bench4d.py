@@ -37,10 +37,6 @@ VARIANTS = {
 }
 
 
-def azimuth(view: str) -> float:
-    return float(view.removeprefix("az"))
-
-
 def read_views(folder: Path) -> dict[str, np.ndarray]:
     return {view: read_clip(folder / view, SIZE) for view in NOVEL_VIEWS}
 
@@ -60,8 +56,8 @@ def prior_alone(model: torch.nn.Module, reference: np.ndarray, steps: int) -> di
     pictures = torch.from_numpy(reference[..., :3]).permute(0, 3, 1, 2).to(device)
     pictures = F.interpolate(pictures, (model.image_size,) * 2, mode="area")
     clips: dict[str, dict[str, np.ndarray]] = {"prior sampled": {}, "prior one step": {}}
-    for view in NOVEL_VIEWS:
-        pairs = NovelViewPairs(pictures, pictures, torch.full((len(pictures),), azimuth(view), device=device))
+    for view, azimuth in NOVEL_VIEWS.items():
+        pairs = NovelViewPairs(pictures, pictures, torch.full((len(pictures),), azimuth, device=device))
         drawn = {"prior sampled": sampled_views(model, pairs, steps), "prior one step": one_step_views(model, pairs)}
         for name, images in drawn.items():
             images = F.interpolate(images, (SIZE, SIZE), mode="bilinear")

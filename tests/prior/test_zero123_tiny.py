@@ -3,12 +3,12 @@
 import pytest
 import torch
 
+from threestudio_4d.evaluation.novel_views import NOVEL_VIEWS
 from threestudio_4d.guidance.zero123_guidance import load_zero123
 from threestudio_4d.prior.creature import creature_meshes, render_view
 from threestudio_4d.prior.rasterise import on_white
 from threestudio_4d.prior.train_zero123 import diffusion_loss, draw_timesteps
 from threestudio_4d.prior.zero123_evaluation import (
-    VIEWS,
     NovelViewPairs,
     baseline_views,
     one_step_views,
@@ -31,9 +31,11 @@ def walker(prior):
     def view(azimuth):
         return on_white(render_view(meshes, azimuth, size=prior.image_size))
 
-    azimuths = torch.tensor(list(VIEWS.values())).repeat_interleave(meshes.poses)
+    azimuths = torch.tensor(list(NOVEL_VIEWS.values())).repeat_interleave(meshes.poses)
     return NovelViewPairs(
-        view(0.0).repeat(len(VIEWS), 1, 1, 1), torch.cat([view(azimuth) for azimuth in VIEWS.values()]), azimuths
+        view(0.0).repeat(len(NOVEL_VIEWS), 1, 1, 1),
+        torch.cat([view(azimuth) for azimuth in NOVEL_VIEWS.values()]),
+        azimuths,
     )
 
 

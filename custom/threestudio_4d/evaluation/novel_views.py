@@ -13,7 +13,8 @@ import numpy as np
 from ..data.clip import premultiply, resize_premultiplied
 from ..errors import UserError
 
-NOVEL_VIEWS = ("az-75", "az15", "az105", "az195")
+#: names of the views with ground truth, and their azimuths in degrees; the input is seen from azimuth 0
+NOVEL_VIEWS = {"az-75": -75.0, "az15": 15.0, "az105": 105.0, "az195": 195.0}
 
 
 def read_frame(path: Path, size: int) -> np.ndarray:
@@ -82,7 +83,7 @@ def score_views(predicted: dict[str, np.ndarray], truth: dict[str, np.ndarray]) 
 
 
 def score_folders(
-    predicted: Path, truth: Path, size: int = 128, views: tuple[str, ...] = NOVEL_VIEWS
+    predicted: Path, truth: Path, size: int = 128, views: tuple[str, ...] = tuple(NOVEL_VIEWS)
 ) -> dict[str, float]:
     """``score_views`` of two folders of views at ``size`` pixels."""
     return score_views(

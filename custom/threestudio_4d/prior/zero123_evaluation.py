@@ -9,11 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..evaluation.novel_views import read_frame
+from ..evaluation.novel_views import NOVEL_VIEWS, read_frame
 from ..guidance.zero123_model import Zero123Model, camera_vector
 
 SILHOUETTE_THRESHOLD = 0.05
-VIEWS = {"az-75": -75.0, "az15": 15.0, "az105": 105.0, "az195": 195.0}
 
 
 @dataclass
@@ -40,7 +39,7 @@ class NovelViewPairs:
             )
             for name in names[:: max(len(names) // frames, 1)]:
                 picture = _read_on_white(object_folder / "ref" / name, size)
-                for view, azimuth in VIEWS.items():
+                for view, azimuth in NOVEL_VIEWS.items():
                     pictures.append(picture)
                     targets.append(_read_on_white(object_folder / view / name, size))
                     azimuths.append(azimuth)

@@ -11,8 +11,9 @@ from pathlib import Path
 import cv2
 import torch
 
+from ..evaluation.novel_views import NOVEL_VIEWS
 from ..guidance.zero123_guidance import load_zero123
-from .zero123_evaluation import VIEWS, NovelViewPairs, baseline_views, one_step_views, sampled_views, scores
+from .zero123_evaluation import NovelViewPairs, baseline_views, one_step_views, sampled_views, scores
 
 
 def main() -> None:
@@ -34,8 +35,8 @@ def main() -> None:
     for name, images in views.items():
         print(name, {key: round(value, 3) for key, value in scores(images, pairs).items()})
     rows = []
-    for first in range(0, len(pairs.pictures), len(VIEWS) * args.frames):
-        part = slice(first, first + len(VIEWS))
+    for first in range(0, len(pairs.pictures), len(NOVEL_VIEWS) * args.frames):
+        part = slice(first, first + len(NOVEL_VIEWS))
         columns = [
             pairs.pictures[first : first + 1],
             pairs.targets[part],
