@@ -5,7 +5,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from threestudio_4d.guidance.zero123_codec import PixelUnshuffleCodec
+from threestudio_4d.guidance.codec import PixelUnshuffleCodec
 from threestudio_4d.guidance.zero123_model import Zero123Model
 
 

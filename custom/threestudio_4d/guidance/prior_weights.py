@@ -9,22 +9,28 @@ A prior is named by one string in a config, ``pretrained_model_name_or_path``. I
    only). Without a network, or with ``HF_HUB_OFFLINE=1``, this fails at once.
 
 What is missing is named, with where to get it and where to put it. Nothing here loads a network.
+
+A folder in diffusers layout has one sub-folder for each part and a ``model_index.json``. An entry ``shared`` of the
+latter names parts that stand in a sibling folder: ``{"shared": {"text_encoder": "clip-tiny"}}`` means
+``../clip-tiny/text_encoder``.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from ..errors import UserError
 from ..paths import project_root
 
 CHECKPOINT_SUFFIXES = (".ckpt", ".pt", ".pth", ".safetensors")
 BUILT_IN_FOLDER = Path("load", "priors")
+INDEX_NAME = "model_index.json"
 
 ZERO123_PARTS = ("unet", "vae", "image_encoder", "clip_camera_projection", "scheduler")
 
@@ -46,6 +52,18 @@ class PriorWeights:
 
     kind: Literal["folder", "checkpoint"]
     path: Path
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """``model_index.json`` of a prior's folder; empty if it has none."""
+    path = folder / INDEX_NAME
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def part_path(folder: Path, part: str) -> Path:
+    """Where a part of a prior ought to stand: its own sub-folder, or that of the sibling that the index names."""
+    owner = read_index(folder).get("shared", {}).get(part)
+    return folder / part if owner is None else folder.parent / owner / part
 
 
 def search_roots() -> list[Path]:
@@ -102,7 +120,7 @@ def _check_checkpoint(path: Path) -> Path:
 
 def _check_folder(folder: Path, parts: Sequence[str]) -> Path:
     """The folder itself, after a look at what loading would stumble over much later."""
-    missing = [part for part in parts if not (folder / part).is_dir()]
+    missing = [part for part in parts if not part_path(folder, part).is_dir()]
     if missing:
         checkpoints = [path.name for path in sorted(folder.iterdir()) if path.suffix == ".ckpt"]
         hint = f"; to use the checkpoint in it, name the file: {folder / checkpoints[0]}" if checkpoints else ""
@@ -129,7 +147,7 @@ def _from_hub(name: str, parts: Sequence[str]) -> Path:
     from huggingface_hub import snapshot_download
 
     prefixes = [f"{part}/" for part in parts] or [""]
-    texts = ["model_index.json", *(f"{prefix}*.{suffix}" for prefix in prefixes for suffix in ("json", "txt", "model"))]
+    texts = [INDEX_NAME, *(f"{prefix}*.{suffix}" for prefix in prefixes for suffix in ("json", "txt", "model"))]
     skip = ["*.fp16.*", "*.non_ema*", "*.ckpt", "*.py"]
     try:
         cached = Path(snapshot_download(name, local_files_only=True))

@@ -7,7 +7,6 @@ change by one linear layer, is the context of the cross-attention.
 
 from __future__ import annotations
 
-import copy
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +17,21 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+from transformers import CLIPVisionModelWithProjection
 
 from ..errors import UserError
-from .int8_weights import load_int8, save_int8
-from .zero123_codec import PixelUnshuffleCodec, decode_latents, downscale, encode_images, scaling_factor
+from .codec import PixelUnshuffleCodec, decode_latents, downscale, encode_images, scaling_factor
+from .network_folder import (
+    MAX_SHARD_SIZE,
+    load_codec,
+    load_network,
+    part_folder,
+    save_codec,
+    save_network,
+    without_position_ids,
+    write_index,
+)
+from .prior_weights import ZERO123_PARTS, read_index
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -100,7 +109,7 @@ class Zero123Model(nn.Module):
             raise UserError(f"condition_tokens must be 'pooled' or 'all', got {condition_tokens!r}")
         self.unet = unet
         self.vae = vae
-        self.image_encoder = _without_position_ids(image_encoder)
+        self.image_encoder = without_position_ids(image_encoder)
         self.camera_projection = camera_projection
         self.scheduler = scheduler
         self.condition_tokens = condition_tokens
@@ -242,20 +251,15 @@ class Zero123Model(nn.Module):
         Raises:
             UserError: a part is missing or does not fit.
         """
-        folder = Path(folder)
-        for part in ("unet", "vae", "image_encoder", "clip_camera_projection", "scheduler"):
-            if not (folder / part).is_dir():
-                raise UserError(f"{folder} is not a Zero123 prior in diffusers layout: it has no folder '{part}'")
         dtype = dtype or torch.float32
-        index_path = folder / "model_index.json"
-        index = json.loads(index_path.read_text()) if index_path.exists() else {}
+        parts = {name: part_folder(folder, name) for name in ZERO123_PARTS}
         model = cls(
-            unet=_load_strict(UNet2DConditionModel, folder / "unet", dtype),
-            vae=_load_codec(folder / "vae", dtype),
-            image_encoder=_load_strict(CLIPVisionModelWithProjection, folder / "image_encoder", dtype),
-            camera_projection=_load_camera_projection(folder / "clip_camera_projection", dtype),
-            scheduler=DDIMScheduler.from_pretrained(folder / "scheduler"),
-            condition_tokens=index.get("condition_tokens", "pooled"),
+            unet=load_network(UNet2DConditionModel, parts["unet"], dtype),
+            vae=load_codec(parts["vae"], dtype),
+            image_encoder=load_network(CLIPVisionModelWithProjection, parts["image_encoder"], dtype),
+            camera_projection=_load_camera_projection(parts["clip_camera_projection"], dtype),
+            scheduler=DDIMScheduler.from_pretrained(parts["scheduler"]),
+            condition_tokens=read_index(Path(folder)).get("condition_tokens", "pooled"),
         )
         return model.to(device) if device is not None else model
 
@@ -263,7 +267,7 @@ class Zero123Model(nn.Module):
         self,
         folder: str | Path,
         dtype: torch.dtype = torch.float16,
-        max_shard_size: str = "15MB",
+        max_shard_size: str = MAX_SHARD_SIZE,
         int8: bool = False,
     ) -> None:
         """Write the folder that ``load`` reads: safetensors shards of at most ``max_shard_size`` in ``dtype``.
@@ -273,77 +277,18 @@ class Zero123Model(nn.Module):
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        model = copy.deepcopy(self).to(dtype)
-        for network in (model.unet, model.vae):
-            network.register_to_config(_name_or_path="")  # not the path that it was loaded from
-        if int8:
-            model.unet.save_config(folder / "unet")
-            model.image_encoder.config.save_pretrained(folder / "image_encoder")
-            save_int8(self.unet.state_dict(), folder / "unet")
-            save_int8(self.image_encoder.state_dict(), folder / "image_encoder")
-        else:
-            model.unet.save_pretrained(folder / "unet", max_shard_size=max_shard_size)
-            model.image_encoder.save_pretrained(folder / "image_encoder", max_shard_size=max_shard_size)
-        if isinstance(model.vae, PixelUnshuffleCodec):
-            model.vae.save_config(folder / "vae")
-        else:
-            model.vae.save_pretrained(folder / "vae", max_shard_size=max_shard_size)
+        save_network(self.unet, folder / "unet", dtype, max_shard_size, int8)
+        save_network(self.image_encoder, folder / "image_encoder", dtype, max_shard_size, int8)
+        save_codec(self.vae, folder / "vae", dtype, max_shard_size)
         projection_folder = folder / "clip_camera_projection"
         projection_folder.mkdir(exist_ok=True)
-        projection = model.camera_projection
-        state = {f"proj.{name}": value.contiguous() for name, value in projection.state_dict().items()}
+        projection = self.camera_projection
+        state = {f"proj.{name}": value.to(dtype).contiguous() for name, value in projection.state_dict().items()}
         save_file(state, projection_folder / "diffusion_pytorch_model.safetensors")
         shape = {"in_features": projection.in_features, "out_features": projection.out_features}
         (projection_folder / "config.json").write_text(json.dumps(shape, indent=2) + "\n")
-        model.scheduler.save_pretrained(folder / "scheduler")
-        index = {"_class_name": "Zero123Model", "condition_tokens": model.condition_tokens}
-        (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
-
-
-def _load_strict(model_class: type, folder: Path, dtype: torch.dtype) -> nn.Module:
-    state = load_int8(folder)
-    if state is not None:
-        # nn.Module's own cast: that of diffusers warns of modules to keep in float32, of which there are none.
-        return nn.Module.to(_load_int8_strict(model_class, folder, state), dtype)
-    model, info = model_class.from_pretrained(
-        folder, torch_dtype=dtype, low_cpu_mem_usage=False, local_files_only=True, output_loading_info=True
-    )
-    wrong = {
-        kind: sorted(info.get(kind, []), key=str) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")
-    }
-    wrong["unexpected_keys"] = [key for key in wrong["unexpected_keys"] if not str(key).endswith("position_ids")]
-    problems = [f"{len(keys)} {kind.replace('_', ' ')} (such as {keys[0]})" for kind, keys in wrong.items() if keys]
-    if problems:
-        raise UserError(f"The weights in {folder} do not fit {model_class.__name__}: {', '.join(problems)}")
-    return model
-
-
-def _load_int8_strict(model_class: type, folder: Path, state: dict[str, Tensor]) -> nn.Module:
-    if model_class is CLIPVisionModelWithProjection:
-        model = _without_position_ids(model_class(CLIPVisionConfig.from_pretrained(folder)))
-    else:
-        model = model_class.from_config(model_class.load_config(folder))
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        raise UserError(f"The weights in {folder} do not fit {model_class.__name__}: {error}") from error
-    return model.eval()
-
-
-def _without_position_ids(encoder: CLIPVisionModelWithProjection) -> CLIPVisionModelWithProjection:
-    """Old releases of transformers keep the numbers 0, 1, 2, ... of the patches among the weights: take them out."""
-    for module in encoder.modules():
-        numbers = dict(module.named_buffers(recurse=False)).get("position_ids")
-        if numbers is not None:
-            module.register_buffer("position_ids", numbers, persistent=False)
-    return encoder
-
-
-def _load_codec(folder: Path, dtype: torch.dtype) -> AutoencoderKL | PixelUnshuffleCodec:
-    config = json.loads((folder / "config.json").read_text())
-    if config.get("_class_name") == PixelUnshuffleCodec.__name__:
-        return PixelUnshuffleCodec.from_config(config)
-    return _load_strict(AutoencoderKL, folder, dtype)
+        self.scheduler.save_pretrained(folder / "scheduler")
+        write_index(folder, {"_class_name": "Zero123Model", "condition_tokens": self.condition_tokens})
 
 
 def _load_camera_projection(folder: Path, dtype: torch.dtype) -> nn.Linear:

@@ -6,7 +6,7 @@ from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from ..guidance.zero123_codec import PixelUnshuffleCodec
+from ..guidance.codec import PixelUnshuffleCodec
 from ..guidance.zero123_model import Zero123Model
 
 CONTEXT_DIM = 256

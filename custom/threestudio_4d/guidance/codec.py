@@ -1,4 +1,4 @@
-"""Image codecs of a Zero123 prior: a trained autoencoder, or a lossless one for priors that work on pixels."""
+"""Image codecs of diffusion priors: a trained autoencoder, or a lossless one for priors that work on pixels."""
 
 from __future__ import annotations
 
