@@ -18,18 +18,15 @@ import torch
 from diffusers import AutoencoderKL
 
 import threestudio
-from threestudio.utils.base import BaseObject
-from threestudio.utils.misc import C
 from threestudio.utils.typing import Float, Int, Tensor
 
 from ..errors import UserError
-from . import score_distillation as sd
+from .distillation_guidance import DistillationGuidance
 from .prior_weights import ZERO123_PARTS, resolve_prior
 from .score_distillation import ScoreDistillation
 from .zero123_ckpt import load_zero123_checkpoint
 from .zero123_model import Zero123Condition, Zero123Model, camera_vector
 
-_HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
 _PREPARE_BATCH = 8
 
 
@@ -44,35 +41,19 @@ def load_zero123(name: str, device: torch.device | str = "cpu") -> Zero123Model:
 
 
 @threestudio.register("zero123-guidance-t")
-class Zero123GuidanceT(BaseObject):
-    """Score distillation with one condition for every frame of a clip.
-
-    Values marked "schedule" are numbers or threestudio schedules such as ``[0, 0.98, 0.25, 5000]``.
-    """
+class Zero123GuidanceT(DistillationGuidance):
+    """Score distillation with one condition for every frame of a clip."""
 
     @dataclass
-    class Config(BaseObject.Config):
+    class Config(DistillationGuidance.Config):
         pretrained_model_name_or_path: str = "zero123-tiny"
-        """Built-in prior, folder in diffusers layout, hub id, or original ``.ckpt``."""
         cond_elevation_deg: float = 0.0
         """Where the camera of the input frames stands."""
         cond_azimuth_deg: float = 0.0
         cond_camera_distance: float = 2.0
-        guidance_scale: Any = 5.0
-        """Schedule. Weight of classifier-free guidance, ``uncond + s (cond - uncond)``; 1 skips the second pass."""
         min_step_percent: Any = 0.2
-        """Schedule. Timesteps are drawn between these fractions of the noise schedule, both ends included."""
-        max_step_percent: Any = 0.98
-        weighting_strategy: str = "sds"
-        """w(t): ``sds`` (1 - alpha_bar, as published), ``uniform``, ``fantasia3d``, ``x0``."""
-        grad_clip: Any = None
-        """Schedule. Entries of the score are clamped to plus or minus this; null: not at all."""
         use_same_noise: bool = False
         """Give all levels of a cascade the same noise and timesteps. Published runs draw them afresh for each level."""
-        half_precision_weights: bool = True
-        """Run the UNet in half precision on a GPU. The CPU always runs single precision."""
-        half_dtype: str = "fp16"
-        """``fp16`` (as published), or ``bf16``: coarser, and never overflows."""
         vae_half_precision: bool = False
         """Encode renders in half precision too; published runs keep the encoder in single precision."""
         vae_checkpointing: bool = False
@@ -88,46 +69,30 @@ class Zero123GuidanceT(BaseObject):
 
     def configure(self, model: Zero123Model | None = None) -> None:
         """Load the prior; ``model`` is used instead of the one that the config names, if given."""
-        if self.cfg.half_dtype not in _HALF:
-            raise UserError(f"half_dtype must be one of {', '.join(_HALF)}, got {self.cfg.half_dtype!r}")
+        half_dtype = self.half_dtype()
         if self.cfg.max_batch is not None and self.cfg.max_batch < 1:
             raise UserError(f"max_batch must be 1 or more, or null, got {self.cfg.max_batch}")
         if model is None:
             threestudio.info(f"Loading the Zero123 prior {self.cfg.pretrained_model_name_or_path}")
             model = load_zero123(self.cfg.pretrained_model_name_or_path, self.device)
         self.model = model.to(self.device).requires_grad_(False).eval()
-        if self.cfg.half_precision_weights and self.device.type == "cuda":
+        if half_dtype is not None:
             # nn.Module's own cast: that of diffusers warns of modules to keep in float32, of which there are none.
-            torch.nn.Module.to(self.model.unet, _HALF[self.cfg.half_dtype])
+            torch.nn.Module.to(self.model.unet, half_dtype)
             if self.cfg.vae_half_precision:
-                torch.nn.Module.to(self.model.vae, _HALF[self.cfg.half_dtype])
+                torch.nn.Module.to(self.model.vae, half_dtype)
         if self.cfg.vae_checkpointing and isinstance(self.model.vae, AutoencoderKL):
             self.model.vae.enable_gradient_checkpointing()
         if self.cfg.compile_unet:
             self.model.unet.to(memory_format=torch.channels_last)
             self.model.unet.compile()
-        self._form = sd.gradient_form(self.model.prediction_type)
-        self._coefficients = sd.gradient_coefficients(
-            self.model.alphas_cumprod, self.cfg.weighting_strategy, self._form
-        ).to(self.device)
         self.condition: Zero123Condition | None = None
-        self.update_step(0, 0)
+        self.set_noise_schedule(self.model.alphas_cumprod, self.model.prediction_type)
 
     @property
     def image_size(self) -> int:
         """Side in pixels that the prior works at; other sizes are resized to it."""
         return self.model.image_size
-
-    def update_step(self, epoch: int, global_step: int, on_load_weights: bool = False) -> None:
-        """Read the schedules."""
-        cfg = self.cfg
-        self.guidance_scale = float(C(cfg.guidance_scale, epoch, global_step))
-        self.grad_clip = None if cfg.grad_clip is None else float(C(cfg.grad_clip, epoch, global_step))
-        self.min_step, self.max_step = sd.timestep_window(
-            C(cfg.min_step_percent, epoch, global_step),
-            C(cfg.max_step_percent, epoch, global_step),
-            self.model.num_train_timesteps,
-        )
 
     # Conditions -------------------------------------------------------------------------------------------------------
 
@@ -141,7 +106,7 @@ class Zero123GuidanceT(BaseObject):
             raise ValueError(f"prepare wants images [N, H, W, 3], got {tuple(images.shape)}")
         self.model.image_encoder.to(self.device)
         parts = []
-        with self._single_precision():
+        with self.single_precision():
             for chunk in images.split(_PREPARE_BATCH):
                 chunk = chunk.to(self.device, torch.float32).movedim(-1, 1)
                 parts.append(self.model.encode_condition(self.model.resize(chunk)))
@@ -170,13 +135,9 @@ class Zero123GuidanceT(BaseObject):
 
     # Networks ---------------------------------------------------------------------------------------------------------
 
-    def _single_precision(self) -> torch.autocast:
-        """No autocast: every network runs in the precision of its own weights, whatever the trainer's setting is."""
-        return torch.autocast(self.device.type, enabled=False)
-
     def encode(self, rgb: Float[Tensor, "B H W 3"]) -> Float[Tensor, "B C h w"]:
         """Scaled latents of renders in [0, 1], differentiable."""
-        with self._single_precision():
+        with self.single_precision():
             images = self.model.resize(rgb.to(self.device, torch.float32).movedim(-1, 1))
             return self.model.encode(images, sample=self.cfg.sample_posterior).float()
 
@@ -192,7 +153,7 @@ class Zero123GuidanceT(BaseObject):
         if self.cfg.max_batch is not None:
             passes = 1 if self.guidance_scale == 1 else 2
             rows = max(1, self.cfg.max_batch // passes)
-        with self._single_precision():
+        with self.single_precision():
             parts = [
                 self.model.predict(noisy[i], timesteps[i], condition[i], camera[i], self.guidance_scale)
                 for i in (slice(start, start + rows) for start in range(0, len(noisy), rows))
@@ -211,7 +172,7 @@ class Zero123GuidanceT(BaseObject):
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, "B S S 3"]:
         """Views that the prior draws on its own, by DDIM: to see what the distillation will pull towards."""
-        with self._single_precision():
+        with self.single_precision():
             camera = self.camera(elevation, azimuth, camera_distances)
             images = self.model.sample(self._frames(frame_indices), camera, steps, self.guidance_scale, generator)
         return images.movedim(1, -1)
@@ -252,34 +213,18 @@ class Zero123GuidanceT(BaseObject):
         views = len(rgb) // levels
         condition, camera = self._frames(frame_indices), self.camera(elevation, azimuth, camera_distances)
         latents = self.encode(rgb)
-        with torch.no_grad():
-            repeats = levels if self.cfg.use_same_noise else 1
-            if timesteps is None:
-                window = (self.min_step, self.max_step)
-                timesteps = sd.sample_timesteps(len(rgb) // repeats, window, self.device).repeat(repeats)
-            if noise is None:
-                noise = torch.randn_like(latents[: len(rgb) // repeats]).repeat(repeats, 1, 1, 1)
-            noisy = sd.add_noise(latents, noise, self.model.alphas_cumprod[timesteps])
-            eps, x0 = self.predict(noisy, timesteps, condition, camera)
-            gradient = sd.score_gradient(
-                self._coefficients[timesteps], self._form, latents=latents, noise=noise, eps=eps, x0=x0
-            )
-            sd.check_finite(gradient, timesteps, "zero123-guidance-t")
-            gradient = sd.clip_gradient(gradient, self.grad_clip)
-            evaluation = self._evaluation(noisy, x0, timesteps) if guidance_eval else None
-        return ScoreDistillation(
-            loss=sd.reparametrised_loss(latents, gradient),
-            gradient=gradient,
-            grad_norm=gradient.norm() / views,
-            timesteps=timesteps,
-            min_step=self.min_step,
-            max_step=self.max_step,
-            levels=levels,
-            evaluation=evaluation,
-        )
+        if self.cfg.use_same_noise:
+            timesteps = self.sample_timesteps(views).repeat(levels) if timesteps is None else timesteps
+            noise = torch.randn_like(latents[:views]).repeat(levels, 1, 1, 1) if noise is None else noise
+
+        def predict(noisy: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+            return self.predict(noisy, t, condition, camera)
+
+        evaluate = self._evaluation if guidance_eval else None
+        return self.distil_latents(latents, predict, timesteps, noise, levels, evaluate)
 
     def _evaluation(self, noisy: Tensor, x0: Tensor, timesteps: Tensor) -> dict[str, Any]:
-        with self._single_precision():
+        with self.single_precision():
             pictures = [self.model.decode(latents).movedim(1, -1) for latents in (noisy, x0)]
         return {
             "bs": len(noisy),
@@ -303,13 +248,4 @@ class Zero123GuidanceT(BaseObject):
         network saw) and ``imgs_1step`` (the clean image that it predicts), ``[B, S, S, 3]`` each.
         """
         kwargs["levels"] = 1
-        result = self.distill(rgb, elevation, azimuth, camera_distances, frame_indices, **kwargs)
-        out: dict[str, Any] = {
-            "loss_sds": result.level_losses()[0],
-            "grad_norm": result.grad_norm,
-            "min_step": result.min_step,
-            "max_step": result.max_step,
-        }
-        if result.evaluation is not None:
-            out["eval"] = result.evaluation
-        return out
+        return self.result(self.distill(rgb, elevation, azimuth, camera_distances, frame_indices, **kwargs))
