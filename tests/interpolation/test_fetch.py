@@ -193,3 +193,16 @@ def test_the_command_line_teaches(capsys):
     with pytest.raises(SystemExit) as caught:
         fetching.main([])
     assert caught.value.code == 2 and "say what to fetch: rife" in capsys.readouterr().err
+
+
+def test_a_file_that_is_no_checkpoint_is_kept_as_it_is(asset, tmp_path, capsys):
+    plain = dataclasses.replace(asset, state_sha256=None, target="load/net/net.onnx")
+    target = fetching.fetch(plain)
+    data = target.read_bytes()
+    assert target == tmp_path / "project/load/net/net.onnx" and _sha256(data) == asset.member_sha256
+    assert "unchanged. Fetched by" in (target.parent / "SOURCE.txt").read_text()
+    fetching.fetch(plain)
+    assert "already there and verified" in capsys.readouterr().out
+    target.write_bytes(data[:-1] + b"x")
+    with pytest.raises(UserError, match="is not the published file"):
+        fetching.fetch(plain)
