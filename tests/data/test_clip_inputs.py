@@ -1,6 +1,7 @@
 """Every kind of input gives the same clip."""
 
 import struct
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from clip_makers import make_clip, over, write_folder, write_video
 from PIL import Image
 
 from threestudio_4d.data.clip import choose_frames, load_clip
+from threestudio_4d.data.frame_sources import SIDE_FILES, open_source
 
 
 def iou(a: np.ndarray, b: np.ndarray) -> float:
@@ -262,3 +264,62 @@ def test_a_phone_video_is_turned_upright(tmp_path: Path):
     solid = clip.frames[0, ..., 3] > 127
     upright = np.rot90(frames[0][..., 3], -1) > 127
     assert (solid[:, 8:56] & upright).sum() / (solid[:, 8:56] | upright).sum() > 0.9
+
+
+@pytest.mark.parametrize("kind", ["gif", "webp", "png"])
+def test_times_of_animated_pictures(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"clip.{kind}"
+    first, *rest = [Image.fromarray(frame) for frame in make_clip(4)]
+    first.save(path, save_all=True, append_images=rest, duration=[100, 300, 50, 100])
+    assert open_source(str(path), "key").times() == pytest.approx([0.0, 0.1, 0.4, 0.45])
+
+
+def test_times_of_a_video_with_a_variable_frame_rate(tmp_path: Path) -> None:
+    av = pytest.importorskip("av")
+    path = tmp_path / "clip.mp4"
+    shown = [0, 2, 3, 9, 10]  # thirtieths of a second
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=30)
+        stream.width = stream.height = 64
+        stream.codec_context.time_base = stream.time_base = Fraction(1, 30)
+        for stamp, frame in zip(shown, make_clip(5), strict=True):
+            picture = av.VideoFrame.from_ndarray(over(frame, (255, 255, 255)), format="rgb24")
+            picture.pts, picture.time_base = stamp, Fraction(1, 30)
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode(None))
+    assert open_source(str(path), "key").times() == pytest.approx([s / 30 for s in shown])
+
+
+def test_pixels_that_are_not_square_are_made_square(tmp_path: Path) -> None:
+    av = pytest.importorskip("av")
+    path = tmp_path / "clip.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height = 64, 96
+        stream.codec_context.sample_aspect_ratio = Fraction(3, 2)
+        for frame in make_clip(3, 96, 64):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(over(frame, (255, 255, 255)), format="rgb24")))
+        container.mux(stream.encode(None))
+    assert open_source(str(path), "key").read([0], lambda frame: frame)[0].shape == (96, 96, 3)
+
+
+def test_times_of_a_video_with_alpha(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "clip.webm", make_clip(4), "libvpx-vp9", "yuva420p")
+    assert open_source(str(path), "key").times() == pytest.approx([0.0, 0.1, 0.2, 0.3], abs=2e-3)
+
+
+def test_one_picture_is_a_source_where_it_is_allowed(tmp_path: Path) -> None:
+    path = tmp_path / "photo.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by 90 degrees
+    Image.new("RGB", (40, 20)).save(path, exif=exif)
+    source = open_source(str(path), "key", allow_picture=True)
+    assert source.names == ["photo.jpg"] and source.times() is None
+    assert source.read([0], lambda frame: frame)[0].shape == (40, 20, 3)
+
+
+def test_what_the_preparation_writes_beside_the_frames_is_no_frame(clip_folder: Path) -> None:
+    for name in SIDE_FILES:
+        (clip_folder / name).write_bytes(b"")
+    source = open_source(str(clip_folder), "key")
+    assert len(source) == 12 and source.notes == []

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..errors import UserError
 from .frame_sources import FrameSource, name_some, natural_key, open_source
+from .framing import common_box, cut_by_border, cut_window, square_window, window_around
 from .keying import key_out, parse_color, plain_background
 
 _HOW_TO_GET_ALPHA = (
@@ -75,7 +76,7 @@ def resize_premultiplied(values: np.ndarray, height: int, width: int) -> np.ndar
     return out.reshape(height, width, values.shape[2])
 
 
-def _limit_size(frame: np.ndarray, max_size: int) -> np.ndarray:
+def limit_size(frame: np.ndarray, max_size: int) -> np.ndarray:
     """Shrink a frame or mask whose longer side is above ``max_size``, keeping its shape."""
     h, w = frame.shape[:2]
     if max(h, w) <= max_size:
@@ -153,19 +154,21 @@ def load_clip(
     clip = Clip(np.empty(0), [source.names[i] for i in indices], list(source.notes))
     if note:
         clip.notes.append(note)
-    frames = source.read(indices, lambda frame: _limit_size(frame, max_size))
+    frames = source.read(indices, lambda frame: limit_size(frame, max_size))
     if masks is not None:
         clip.notes.extend(masks.notes)
         frames = _apply_masks(frames, source, masks, indices, max_size)
-    elif all(_is_opaque(frame) for frame in frames):
+    elif all(is_opaque(frame) for frame in frames):
         frames = _key_or_explain(frames, source, key_color, clip)
     _check_alpha(frames, clip, path)
     _check_extent(frames, clip, path, recenter)
-    clip.frames = np.stack(_recenter(frames, recenter_fill) if recenter else [_pad_square(frame) for frame in frames])
+    window = window_around(common_box(frames), recenter_fill) if recenter else square_window(*frames[0].shape[:2])
+    clip.frames = np.stack([cut_window(frame, window) for frame in frames])
     return clip
 
 
-def _is_opaque(frame: np.ndarray) -> bool:
+def is_opaque(frame: np.ndarray) -> bool:
+    """Whether a frame (uint8 ``[H, W, 3|4]``) hides nothing: no alpha channel, or one that is 255 everywhere."""
     return frame.shape[2] == 3 or int(frame[..., 3].min()) == 255
 
 
@@ -214,7 +217,7 @@ def _apply_masks(
                 )
     out = []
     for index, frame, mask in zip(
-        indices, frames, masks.read(indices, lambda m: _limit_size(m, max_size), as_mask=True), strict=True
+        indices, frames, masks.read(indices, lambda m: limit_size(m, max_size), as_mask=True), strict=True
     ):
         h, w = frame.shape[:2]
         if mask.max() == 1:
@@ -235,7 +238,7 @@ def _numbers(name: str) -> list[int]:
 
 def _check_alpha(frames: list[np.ndarray], clip: Clip, path: str) -> None:
     """Every frame must show something, and hide something."""
-    missing = [name for name, frame in zip(clip.names, frames, strict=True) if _is_opaque(frame)]
+    missing = [name for name, frame in zip(clip.names, frames, strict=True) if is_opaque(frame)]
     if missing:
         raise UserError(
             f"{path}: {len(missing)} of {len(frames)} frames have no alpha, or are opaque everywhere: "
@@ -249,55 +252,19 @@ def _check_alpha(frames: list[np.ndarray], clip: Clip, path: str) -> None:
         )
 
 
-def _bounds(frame: np.ndarray) -> tuple[int, int, int, int]:
-    """Box of the object as (top, bottom, left, right), ends excluded."""
-    solid = frame[..., 3] >= 128
-    rows, columns = np.flatnonzero(solid.any(1)), np.flatnonzero(solid.any(0))
-    return int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
-
-
 def _check_extent(frames: list[np.ndarray], clip: Clip, path: str, recenter: bool) -> None:
     """Warn of an object that the border cuts, and of one that is very small."""
-    boxes = np.array([_bounds(frame) for frame in frames])
-    h, w = frames[0].shape[:2]
-    cuts = {"top": boxes[:, 0] == 0, "bottom": boxes[:, 1] == h, "left": boxes[:, 2] == 0, "right": boxes[:, 3] == w}
-    sides = [side for side, hit in cuts.items() if hit.any()]
+    sides, hit = cut_by_border(frames)
     if sides:
-        hit = np.any(list(cuts.values()), axis=0)
-        names = [name for name, cut in zip(clip.names, hit, strict=True) if cut]
         clip.warnings.append(
-            f"{path}: the object touches the {' and '.join(sides)} border in {len(names)} of {len(frames)} frames "
-            f"({name_some(names)}): what is cut off cannot be rebuilt, and other views will look cut too. Use a clip "
-            "that shows the whole object if there is one."
+            f"{path}: the object touches the {' and '.join(sides)} border in {len(hit)} of {len(frames)} frames "
+            f"({name_some(clip.names[i] for i in hit)}): what is cut off cannot be rebuilt, and other views will look "
+            "cut too. Use a clip that shows the whole object if there is one."
         )
-    extent = max(boxes[:, 1].max() - boxes[:, 0].min(), boxes[:, 3].max() - boxes[:, 2].min()) / max(h, w)
+    top, bottom, left, right = common_box(frames)
+    extent = max(bottom - top, right - left) / max(frames[0].shape[:2])
     if extent < 0.35 and not recenter:
         clip.warnings.append(
             f"{path}: the object fills only {100 * extent:.0f}% of the frame, over the whole clip. data.recenter=true "
             "crops the clip to it and gives a sharper result."
         )
-
-
-def _pad_square(frame: np.ndarray) -> np.ndarray:
-    h, w = frame.shape[:2]
-    side = max(h, w)
-    out = np.zeros((side, side, 4), np.uint8)
-    top, left = (side - h) // 2, (side - w) // 2
-    out[top : top + h, left : left + w] = frame
-    return out
-
-
-def _recenter(frames: list[np.ndarray], fill: float) -> list[np.ndarray]:
-    """One square window for all frames: the object's box over the clip, centred, fills ``fill`` of the side."""
-    boxes = np.array([_bounds(frame) for frame in frames])
-    top, bottom, left, right = boxes[:, 0].min(), boxes[:, 1].max(), boxes[:, 2].min(), boxes[:, 3].max()
-    side = int(np.ceil(max(bottom - top, right - left) / fill))
-    y, x = int(top + bottom - side) // 2, int(left + right - side) // 2
-    h, w = frames[0].shape[:2]
-    out = []
-    for frame in frames:
-        window = np.zeros((side, side, 4), np.uint8)
-        y0, y1, x0, x1 = max(y, 0), min(y + side, h), max(x, 0), min(x + side, w)
-        window[y0 - y : y1 - y, x0 - x : x1 - x] = frame[y0:y1, x0:x1]
-        out.append(window)
-    return out

@@ -14,13 +14,16 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
+from PIL import Image, ImageOps
 
 from ..errors import UserError
 
+# What ``threestudio_4d.prepare`` writes beside the frames of a clip; not frames, and nothing to remark on.
+SIDE_FILES = ("contact_sheet.png", "preview.mp4", "prepare.json")
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".tga", ".gif"}
 ANIMATIONS = {".gif", ".webp", ".apng", ".png"}
 VIDEOS = {".mp4", ".mov", ".webm", ".mkv", ".avi", ".m4v", ".mpg", ".mpeg", ".ogv", ".wmv", ".ts"}
-_DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
+_DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
 Transform = Callable[[np.ndarray], np.ndarray]
 
@@ -48,6 +51,10 @@ class FrameSource:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def times(self) -> list[float] | None:
+        """When each frame is shown, in seconds after the first, not decreasing; None where the source does not say."""
+        return None
 
     def read(self, indices: list[int], transform: Transform, as_mask: bool = False) -> list[np.ndarray]:
         """Decode the frames at ``indices`` (ascending) and pass each through ``transform``.
@@ -106,7 +113,7 @@ class FolderSource(FrameSource):
     def __init__(self, path: Path, files: list[Path] | None = None) -> None:
         super().__init__(path)
         entries = sorted(path.iterdir(), key=lambda p: natural_key(p.name)) if files is None else files
-        entries = [p for p in entries if not p.name.startswith(".")]
+        entries = [p for p in entries if not p.name.startswith(".") and p.name not in SIDE_FILES]
         pictures = [p for p in entries if p.is_file() and p.suffix.lower() in PICTURES]
         others = [p.name for p in entries if p not in set(pictures)]
         if not pictures:
@@ -155,8 +162,6 @@ class FolderSource(FrameSource):
         return pictures
 
     def _frames(self, wanted: set[int], as_mask: bool, broken: list[str]) -> Iterator[tuple[int, np.ndarray]]:
-        from PIL import Image, ImageOps
-
         for index in sorted(wanted):
             try:
                 with Image.open(self.files[index]) as image:
@@ -173,8 +178,6 @@ class AnimationSource(FrameSource):
     kind = "animation"
 
     def __init__(self, path: Path) -> None:
-        from PIL import Image
-
         super().__init__(path)
         try:
             with Image.open(path) as image:
@@ -183,15 +186,26 @@ class AnimationSource(FrameSource):
             raise UserError(f"{path}: this file cannot be read as a picture ({error}). Write it again.") from error
         self.names = [f"{i}" for i in range(count)]
 
-    def _frames(self, wanted: set[int], as_mask: bool, broken: list[str]) -> Iterator[tuple[int, np.ndarray]]:
-        from PIL import Image
+    def times(self) -> list[float] | None:
+        """From the frames' durations; one of 0 is 0.1 s, as browsers show it."""
+        durations = []
+        try:
+            with Image.open(self.path) as image:
+                for index in range(len(self)):
+                    image.seek(index)
+                    image.load()  # WebP tells a frame's duration only then
+                    durations.append((image.info.get("duration") or 100) / 1000)
+        except _DECODE_ERRORS:
+            return None  # reading the frames says what is wrong
+        return np.cumsum([0.0, *durations[:-1]]).tolist()
 
+    def _frames(self, wanted: set[int], as_mask: bool, broken: list[str]) -> Iterator[tuple[int, np.ndarray]]:
         with Image.open(self.path) as image:
             for index in range(max(wanted) + 1):
                 try:
                     image.seek(index)
                     if index in wanted:
-                        frame = _picture(image, as_mask)
+                        frame = _picture(ImageOps.exif_transpose(image), as_mask)
                 except _DECODE_ERRORS:
                     broken.append(f"frame {index}")
                     return
@@ -206,9 +220,16 @@ class VideoSource(FrameSource):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self.names = [f"{i}" for i, _ in enumerate(self._decode())]
+        self._pixel_aspect = 1.0  # width to height of a pixel, known after the first frame
+        stamps = [frame.time for frame in self._decode()]
+        self.names = [f"{i}" for i in range(len(stamps))]
+        self._stamps = None if None in stamps else [stamp - stamps[0] for stamp in stamps]
         if not self.names:
             raise UserError(f"{path}: the video holds no frames. Encode it again.")
+
+    def times(self) -> list[float] | None:
+        """From the time stamps of the frames, so a variable frame rate is known."""
+        return self._stamps
 
     def _decode(self) -> Iterator:
         try:
@@ -223,6 +244,7 @@ class VideoSource(FrameSource):
                     raise UserError(f"{self.path}: this file has no video in it. Give a video or a folder of frames.")
                 stream = container.streams.video[0]
                 codec = stream.codec_context.name
+                self._pixel_aspect = float(stream.sample_aspect_ratio or 1)
                 tags = {key.lower(): value for key, value in stream.metadata.items()}
                 if codec in ("vp8", "vp9") and tags.get("alpha_mode") == "1":
                     # FFmpeg's own VP8/VP9 decoders drop the alpha layer; libvpx keeps it.
@@ -244,7 +266,8 @@ class VideoSource(FrameSource):
         for index, frame in enumerate(self._decode()):
             if index in wanted:
                 has_alpha = len(frame.format.components) in (2, 4) or frame.format.name == "pal8"
-                pixels = frame.to_ndarray(format="rgba" if has_alpha else "rgb24")
+                width = max(1, round(frame.width * self._pixel_aspect))
+                pixels = frame.to_ndarray(format="rgba" if has_alpha else "rgb24", width=width)
                 turns = round(getattr(frame, "rotation", 0) / 90) % 4
                 pixels = np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
                 if as_mask:
@@ -255,10 +278,11 @@ class VideoSource(FrameSource):
                 return
 
 
-def open_source(path: str, key: str) -> FrameSource:
+def open_source(path: str, key: str, allow_picture: bool = False) -> FrameSource:
     """Find out what ``path`` is and open it; ``key`` is the configuration key that errors name.
 
-    ``path`` may be a folder, a file, or a glob pattern of pictures (``frames/*_rgba.png``).
+    ``path`` may be a folder, a file, or a glob pattern of pictures (``frames/*_rgba.png``); with ``allow_picture``
+    also one picture, a source of one frame.
     """
     if not path:
         raise UserError(
@@ -281,6 +305,8 @@ def open_source(path: str, key: str) -> FrameSource:
         return AnimationSource(place)
     if suffix in VIDEOS:
         return VideoSource(place)
+    if suffix in PICTURES and allow_picture:
+        return FolderSource(place.parent, [place])
     if suffix in PICTURES:
         raise UserError(f"{key}: {place} is one picture. A clip needs 2 frames or more: give the folder with them.")
     raise UserError(

@@ -109,4 +109,3 @@ def key_out(frame: np.ndarray, background: PlainBackground) -> np.ndarray:
     rgb = np.where(band[..., None], np.where(clean[..., None], unmixed, pure), rgb)
     rgba = np.dstack([rgb, alpha * 255.0])
     return np.clip(np.round(rgba), 0, 255).astype(np.uint8)
-
