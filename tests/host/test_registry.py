@@ -97,7 +97,7 @@ def test_import_is_light_and_complete():
     code = (
         "import sys, threestudio as t; "
         "assert 'mesh-exporter' in t.available(); "
-        "heavy = {'diffusers', 'trimesh', 'xatlas', 'mcubes', 'av', 'wandb'} & set(sys.modules); "
+        "heavy = {'diffusers', 'trimesh', 'xatlas', 'skimage', 'av', 'wandb'} & set(sys.modules); "
         "assert not heavy, heavy; assert t.__version__ == '0.2.3'"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env={**__import__("os").environ, "PYTHONPATH": "extern"})

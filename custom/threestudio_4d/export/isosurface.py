@@ -88,11 +88,13 @@ def marching_cubes(grid: DensityGrid, threshold: float) -> tuple[Float[np.ndarra
     """Vertices in world units and triangles that face outwards (towards lower density); empty arrays without a
     surface.
     """
-    import mcubes
+    from skimage.measure import marching_cubes as level_set
 
     # A border of empty space closes surfaces that the box cuts.
     padded = np.pad(grid.values, 1, constant_values=0.0)
-    vertices, faces = mcubes.marching_cubes(padded, threshold)
+    if not padded.min() < threshold < padded.max():
+        return np.zeros((0, 3), np.float32), np.zeros((0, 3), np.int64)
+    vertices, faces, _, _ = level_set(padded, threshold, allow_degenerate=False)
     vertices = (grid.lower + (vertices - 1.0) * grid.spacing).astype(np.float32)
     faces = faces.astype(np.int64)
     if len(faces) and signed_volume(vertices, faces) < 0:

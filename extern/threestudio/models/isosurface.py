@@ -25,7 +25,7 @@ class IsosurfaceHelper(nn.Module):
 
 
 class MarchingCubeCPUHelper(IsosurfaceHelper):
-    """Marching cubes by PyMCubes on a regular grid of ``resolution`` points a side. No gradients.
+    """Marching cubes by scikit-image on a regular grid of ``resolution`` points a side. No gradients.
 
     ``helper(level [resolution**3, 1]) -> Mesh`` with vertices in [0, 1], on the device of ``level``.
     """
@@ -47,11 +47,15 @@ class MarchingCubeCPUHelper(IsosurfaceHelper):
     def forward(self, level: Tensor, deformation: Tensor | None = None) -> Mesh:
         if deformation is not None:
             raise UserError("Marching cubes cannot use a deformed grid: set isosurface_deformable_grid to false.")
-        import mcubes
+        from skimage.measure import marching_cubes
 
         n = self.resolution
-        vertices, faces = mcubes.marching_cubes(level.detach().float().view(n, n, n).cpu().numpy(), 0.0)
-        faces = faces[:, ::-1].astype(np.int64)  # PyMCubes orients faces towards lower values
+        values = level.detach().float().view(n, n, n).cpu().numpy()
+        if values.min() < 0.0 < values.max():
+            vertices, faces, _, _ = marching_cubes(values, 0.0)
+        else:
+            vertices, faces = np.zeros((0, 3)), np.zeros((0, 3))
+        faces = faces.astype(np.int64)
         low, high = self.points_range
         positions = torch.as_tensor(vertices.astype(np.float32), device=level.device) / (n - 1.0) * (high - low) + low
         return Mesh(v_pos=positions, t_pos_idx=torch.as_tensor(np.ascontiguousarray(faces), device=level.device))
