@@ -1,7 +1,143 @@
-"""Train the built-in image-text prior ``clip-tiny`` on renders of posed meshes and their captions."""
+"""Train the built-in image-text prior ``clip-tiny`` on renders of posed meshes and their captions.
+
+    python -m threestudio_4d.prior.train_clip --pack motion.npz --out run/clip --minutes 2
+
+A second call with the same ``--out`` goes on where the first one stopped. ``run/clip/prior`` is then what other text
+priors are trained with.
+"""
 
 from __future__ import annotations
 
-from .clip_networks import build_clip_tiny, build_tokenizer
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-__all__ = ["build_clip_tiny", "build_tokenizer"]
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .captions import TEMPLATES, Captions
+from .clip_evaluation import held_out_retrieval
+from .clip_model import ImageTextModel
+from .clip_networks import build_clip_tiny, build_tokenizer
+from .jitter import ShapeJitter
+from .scenes import PosedMeshes
+from .training import TrainingConfig, parse_config, train
+from .view_sampler import ViewSampler
+
+__all__ = ["ClipTask", "ClipTrainingConfig", "build_clip_tiny", "build_tokenizer", "contrastive_loss"]
+
+
+@dataclass(kw_only=True)
+class ClipTrainingConfig(TrainingConfig):
+    """Settings of the training of ``clip-tiny``; see ``TrainingConfig`` for the others.
+
+    Attributes:
+        pack: meshes, as ``threestudio_4d.prior.assets`` writes them.
+        limit: at most that many animated assets and as many stills; 0 takes all.
+        image_size: of the pictures.
+        width, layers: of both towers.
+        vocab_size: at most that many tokens.
+        action_share: share of captions that say what the asset does ("a fox walking"), the rest only name it.
+        jitter_steps: new shapes and palettes every so many steps; 0 keeps the assets as they are.
+        evaluation_pictures: renders of held-out assets that retrieval is measured on.
+    """
+
+    pack: str
+    limit: int = 0
+    image_size: int = 64
+    width: int = 192
+    layers: int = 4
+    vocab_size: int = 2048
+    action_share: float = 0.5
+    jitter_steps: int = 20
+    evaluation_pictures: int = 2048
+
+
+def contrastive_loss(image: Tensor, text: Tensor, scale: Tensor, positive: Tensor) -> Tensor:
+    """Symmetric cross entropy of cosines (Radford et al., 2021) where a picture may have several right sentences.
+
+    Each row's target is uniform over its positives, and so is each column's: with one positive in each it is the
+    published loss.
+
+    Args:
+        image, text: unit vectors, [B, P].
+        scale: of the logits, 0-dim.
+        positive: [B, B] float, 1 where sentence j fits picture i; 1 on the diagonal.
+    """
+    logits = scale * image @ text.T
+    rows = -(positive / positive.sum(1, keepdim=True) * F.log_softmax(logits, 1)).sum(1).mean()
+    columns = -(positive / positive.sum(0, keepdim=True) * F.log_softmax(logits, 0)).sum(0).mean()
+    return 0.5 * (rows + columns)
+
+
+def fits(first: Tensor, plain: Tensor, acting: Tensor) -> Tensor:
+    """[B, B] float, 1 where the sentence of sample j is true of the picture of sample i.
+
+    Args:
+        first: caption of each sample's sentence, without its template, [B].
+        plain: the caption that only names the asset of each picture, [B].
+        acting: the caption that also says what it does, [B].
+    """
+    return ((first[None] == plain[:, None]) | (first[None] == acting[:, None])).float()
+
+
+class ClipTask:
+    """Pictures of single views with their captions; see ``training.PriorTask``."""
+
+    def __init__(self, config: ClipTrainingConfig, device: torch.device, seed: int) -> None:
+        self.config = config
+        self.meshes = PosedMeshes.load(config.pack, device, config.limit or None)
+        self.captions = Captions.from_meshes(self.meshes, TEMPLATES)
+        tokenizer = build_tokenizer(self.captions.sentences, Path(config.out) / "tokenizer", config.vocab_size)
+        clip = build_clip_tiny(len(tokenizer), config.width, config.layers, config.image_size)
+        self.model = ImageTextModel.from_clip(clip, tokenizer).to(device)
+        self.ids = self.model.text.tokens(self.captions.sentences)  # [S, L]: nothing is tokenised in the loop
+        self.sampler = ViewSampler(self.meshes, 1, config.image_size, seed)
+        self.jitter = ShapeJitter(self.meshes, seed) if config.jitter_steps else None
+        self.generator = torch.Generator(device).manual_seed(seed)
+        self.held_out = self._pictures(config.evaluation_pictures)
+
+    @torch.no_grad()
+    def _pictures(self, count: int) -> tuple[Tensor, Tensor]:
+        """Pictures [N, 3, S, S] of held-out assets, always the same and in their own shape, and their captions [N]."""
+        views = ViewSampler(self.meshes, 1, self.config.image_size, seed=1234, validation=True)(count)
+        return views.images[:, 0], self.captions.asset_caption_index[self.meshes.pose_asset[views.pose].long()]
+
+    def draw(self, count: int) -> tuple[Tensor, ...]:
+        """Pictures [B, 3, S, S], token numbers [B, L], and the three captions of ``fits``, [B] each."""
+        views = self.sampler(count)
+        captions, assets = self.captions, self.meshes.pose_asset
+        u = torch.rand(2, count, generator=self.generator, device=self.meshes.device)
+        sentence = captions.draw(views.pose, assets, u, self.config.action_share)
+        first = sentence // captions.templates * captions.templates
+        plain = captions.asset_caption_index[assets[views.pose].long()]
+        return views.images[:, 0], self.ids[sentence], first, plain, captions.pose_caption[views.pose]
+
+    def loss(
+        self, model: ImageTextModel, images: Tensor, ids: Tensor, first: Tensor, plain: Tensor, acting: Tensor
+    ) -> Tensor:
+        """``contrastive_loss`` of a batch."""
+        positive = fits(first, plain, acting)
+        return contrastive_loss(model.image_features(images), model.token_features(ids), model.scale(), positive)
+
+    def refresh(self, step: int) -> None:
+        """New shapes and palettes every ``jitter_steps``."""
+        if self.jitter is not None and step % self.config.jitter_steps == 0:
+            self.jitter.refresh()
+
+    def evaluate(self, average: ImageTextModel, final: bool) -> dict[str, Any]:
+        """Retrieval among the captions of held-out assets."""
+        return {"held_out": held_out_retrieval(average, self.held_out[0], self.captions.sentences, self.held_out[1])}
+
+    def save(self, average: ImageTextModel, folder: Path) -> None:
+        average.save(folder)
+
+
+def main() -> None:
+    config = parse_config(ClipTrainingConfig, __doc__, minutes=2.0, batch_size=2048, evaluate_minutes=0.5)
+    train(lambda device, seed: ClipTask(config, device, seed), config)
+
+
+if __name__ == "__main__":
+    main()
