@@ -75,6 +75,41 @@ def _scatter(grad_texels, g, start, ia, ib, step_a, step_b, size_a, fa, fb, c, m
     tl.atomic_add(grad_texels + o11, g * (u * v), mask=mask, sem="relaxed")
 
 
+@triton.jit
+def _texels_of(coords, n64, live, RX, RY, RZ, RT):
+    """``_texel`` of the four coordinates of each point, one after the other."""
+    ix, sx, fx, dx = _texel(tl.load(coords + n64 * 4, mask=live, other=0.0), RX)
+    iy, sy, fy, dy = _texel(tl.load(coords + n64 * 4 + 1, mask=live, other=0.0), RY)
+    iz, sz, fz, dz = _texel(tl.load(coords + n64 * 4 + 2, mask=live, other=0.0), RZ)
+    it, st, ft, dt = _texel(tl.load(coords + n64 * 4 + 3, mask=live, other=0.0), RT)
+    return ix, sx, fx, dx, iy, sy, fy, dy, iz, sz, fz, dz, it, st, ft, dt
+
+
+@triton.jit
+def _plane_starts(RX, RY, RZ, RT):
+    """Rows at which the planes xz, xt, yz, yt, zt start; xy starts at 0."""
+    at_xz = RX * RY
+    at_xt = at_xz + RX * RZ
+    at_yz = at_xt + RX * RT
+    at_yt = at_yz + RY * RZ
+    return at_xz, at_xt, at_yz, at_yt, at_yt + RY * RT
+
+
+@triton.jit
+def _lookup_six(
+    texels, ix, sx, fx, iy, sy, fy, iz, sz, fz, it, st, ft, RX, RY, RZ, RT, c, mask, C: tl.constexpr
+):  # fmt: skip
+    """Values of the planes xy, xz, xt, yz, yt, zt."""
+    at_xz, at_xt, at_yz, at_yt, at_zt = _plane_starts(RX, RY, RZ, RT)
+    xy = _lookup(texels, 0, ix, iy, sx, sy, RX, fx, fy, c, mask, C)
+    xz = _lookup(texels, at_xz, ix, iz, sx, sz, RX, fx, fz, c, mask, C)
+    xt = _lookup(texels, at_xt, ix, it, sx, st, RX, fx, ft, c, mask, C)
+    yz = _lookup(texels, at_yz, iy, iz, sy, sz, RY, fy, fz, c, mask, C)
+    yt = _lookup(texels, at_yt, iy, it, sy, st, RY, fy, ft, c, mask, C)
+    zt = _lookup(texels, at_zt, iz, it, sz, st, RZ, fz, ft, c, mask, C)
+    return xy, xz, xt, yz, yt, zt
+
+
 @triton.jit(do_not_specialize=RESOLUTION)
 def _forward_kernel(
     texels, coords, features, count, RX, RY, RZ, RT, C: tl.constexpr, CP: tl.constexpr, HYBRID: tl.constexpr,
@@ -85,21 +120,10 @@ def _forward_kernel(
     live = n < count
     mask = live[:, None] & (c < C)[None, :]
     n64 = n.to(tl.int64)
-    ix, sx, fx, _ = _texel(tl.load(coords + n64 * 4, mask=live, other=0.0), RX)
-    iy, sy, fy, _ = _texel(tl.load(coords + n64 * 4 + 1, mask=live, other=0.0), RY)
-    iz, sz, fz, _ = _texel(tl.load(coords + n64 * 4 + 2, mask=live, other=0.0), RZ)
-    it, st, ft, _ = _texel(tl.load(coords + n64 * 4 + 3, mask=live, other=0.0), RT)
-    at_xz = RX * RY
-    at_xt = at_xz + RX * RZ
-    at_yz = at_xt + RX * RT
-    at_yt = at_yz + RY * RZ
-    at_zt = at_yt + RY * RT
-    xy = _lookup(texels, 0, ix, iy, sx, sy, RX, fx, fy, c, mask, C)
-    xz = _lookup(texels, at_xz, ix, iz, sx, sz, RX, fx, fz, c, mask, C)
-    xt = _lookup(texels, at_xt, ix, it, sx, st, RX, fx, ft, c, mask, C)
-    yz = _lookup(texels, at_yz, iy, iz, sy, sz, RY, fy, fz, c, mask, C)
-    yt = _lookup(texels, at_yt, iy, it, sy, st, RY, fy, ft, c, mask, C)
-    zt = _lookup(texels, at_zt, iz, it, sz, st, RZ, fz, ft, c, mask, C)
+    ix, sx, fx, _, iy, sy, fy, _, iz, sz, fz, _, it, st, ft, _ = _texels_of(coords, n64, live, RX, RY, RZ, RT)
+    xy, xz, xt, yz, yt, zt = _lookup_six(
+        texels, ix, sx, fx, iy, sy, fy, iz, sz, fz, it, st, ft, RX, RY, RZ, RT, c, mask, C
+    )  # fmt: skip
     out = (xy + xz + yz) * (xt * yt * zt) if HYBRID else xy * xz * yz * (xt * yt * zt)
     tl.store(features + n64[:, None] * C + c[None, :], out, mask=mask)
 
@@ -114,21 +138,11 @@ def _backward_kernel(
     live = n < count
     mask = live[:, None] & (c < C)[None, :]
     n64 = n.to(tl.int64)
-    ix, sx, fx, dx = _texel(tl.load(coords + n64 * 4, mask=live, other=0.0), RX)
-    iy, sy, fy, dy = _texel(tl.load(coords + n64 * 4 + 1, mask=live, other=0.0), RY)
-    iz, sz, fz, dz = _texel(tl.load(coords + n64 * 4 + 2, mask=live, other=0.0), RZ)
-    it, st, ft, dt = _texel(tl.load(coords + n64 * 4 + 3, mask=live, other=0.0), RT)
-    at_xz = RX * RY
-    at_xt = at_xz + RX * RZ
-    at_yz = at_xt + RX * RT
-    at_yt = at_yz + RY * RZ
-    at_zt = at_yt + RY * RT
-    xy = _lookup(texels, 0, ix, iy, sx, sy, RX, fx, fy, c, mask, C)
-    xz = _lookup(texels, at_xz, ix, iz, sx, sz, RX, fx, fz, c, mask, C)
-    xt = _lookup(texels, at_xt, ix, it, sx, st, RX, fx, ft, c, mask, C)
-    yz = _lookup(texels, at_yz, iy, iz, sy, sz, RY, fy, fz, c, mask, C)
-    yt = _lookup(texels, at_yt, iy, it, sy, st, RY, fy, ft, c, mask, C)
-    zt = _lookup(texels, at_zt, iz, it, sz, st, RZ, fz, ft, c, mask, C)
+    ix, sx, fx, dx, iy, sy, fy, dy, iz, sz, fz, dz, it, st, ft, dt = _texels_of(coords, n64, live, RX, RY, RZ, RT)
+    at_xz, at_xt, at_yz, at_yt, at_zt = _plane_starts(RX, RY, RZ, RT)
+    xy, xz, xt, yz, yt, zt = _lookup_six(
+        texels, ix, sx, fx, iy, sy, fy, iz, sz, fz, it, st, ft, RX, RY, RZ, RT, c, mask, C
+    )  # fmt: skip
     g = tl.load(grad + n64[:, None] * C + c[None, :], mask=mask, other=0.0)
     g_space = g * (xt * yt * zt)
     if HYBRID:

@@ -12,52 +12,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .planes_triton import RESOLUTION, TILE, _corner_offsets, _device_of, _lookup, _slopes, _texel
-
-
-@triton.jit(do_not_specialize=RESOLUTION)
-def _slopes_kernel(
-    texels, coords, cotangent, slopes, count, RX, RY, RZ, RT, C: tl.constexpr, CP: tl.constexpr, HYBRID: tl.constexpr,
-    BLOCK: tl.constexpr,
-):  # fmt: skip
-    n = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    c = tl.arange(0, CP)
-    live = n < count
-    mask = live[:, None] & (c < C)[None, :]
-    n64 = n.to(tl.int64)
-    ix, sx, fx, dx = _texel(tl.load(coords + n64 * 4, mask=live, other=0.0), RX)
-    iy, sy, fy, dy = _texel(tl.load(coords + n64 * 4 + 1, mask=live, other=0.0), RY)
-    iz, sz, fz, dz = _texel(tl.load(coords + n64 * 4 + 2, mask=live, other=0.0), RZ)
-    it, st, ft, dt = _texel(tl.load(coords + n64 * 4 + 3, mask=live, other=0.0), RT)
-    at_xz = RX * RY
-    at_xt = at_xz + RX * RZ
-    at_yz = at_xt + RX * RT
-    at_yt = at_yz + RY * RZ
-    at_zt = at_yt + RY * RT
-    xy = _lookup(texels, 0, ix, iy, sx, sy, RX, fx, fy, c, mask, C)
-    xz = _lookup(texels, at_xz, ix, iz, sx, sz, RX, fx, fz, c, mask, C)
-    xt = _lookup(texels, at_xt, ix, it, sx, st, RX, fx, ft, c, mask, C)
-    yz = _lookup(texels, at_yz, iy, iz, sy, sz, RY, fy, fz, c, mask, C)
-    yt = _lookup(texels, at_yt, iy, it, sy, st, RY, fy, ft, c, mask, C)
-    zt = _lookup(texels, at_zt, iz, it, sz, st, RZ, fz, ft, c, mask, C)
-    g = tl.load(cotangent + n64[:, None] * C + c[None, :], mask=mask, other=0.0)
-    g_space = g * (xt * yt * zt)
-    if HYBRID:
-        g_time = g * (xy + xz + yz)
-        g_xy, g_xz, g_yz = g_space, g_space, g_space
-    else:
-        g_time = g * (xy * xz * yz)
-        g_xy, g_xz, g_yz = g_space * xz * yz, g_space * xy * yz, g_space * xy * xz
-    xy_x, xy_y = _slopes(texels, g_xy, 0, ix, iy, sx, sy, RX, fx, fy, c, mask, C)
-    xz_x, xz_z = _slopes(texels, g_xz, at_xz, ix, iz, sx, sz, RX, fx, fz, c, mask, C)
-    xt_x, xt_t = _slopes(texels, g_time * yt * zt, at_xt, ix, it, sx, st, RX, fx, ft, c, mask, C)
-    yz_y, yz_z = _slopes(texels, g_yz, at_yz, iy, iz, sy, sz, RY, fy, fz, c, mask, C)
-    yt_y, yt_t = _slopes(texels, g_time * xt * zt, at_yt, iy, it, sy, st, RY, fy, ft, c, mask, C)
-    zt_z, zt_t = _slopes(texels, g_time * xt * yt, at_zt, iz, it, sz, st, RZ, fz, ft, c, mask, C)
-    tl.store(slopes + n64 * 4, (xy_x + xz_x + xt_x) * dx, mask=live)
-    tl.store(slopes + n64 * 4 + 1, (xy_y + yz_y + yt_y) * dy, mask=live)
-    tl.store(slopes + n64 * 4 + 2, (xz_z + yz_z + zt_z) * dz, mask=live)
-    tl.store(slopes + n64 * 4 + 3, (xt_t + yt_t + zt_t) * dt, mask=live)
+from .planes_triton import (
+    RESOLUTION,
+    TILE,
+    _backward_kernel,
+    _corner_offsets,
+    _device_of,
+    _lookup_six,
+    _plane_starts,
+    _texels_of,
+)
 
 
 @triton.jit
@@ -101,25 +65,15 @@ def _slopes_backward_kernel(
     live = n < count
     mask = live[:, None] & (c < C)[None, :]
     n64 = n.to(tl.int64)
-    ix, sx, fx, dx = _texel(tl.load(coords + n64 * 4, mask=live, other=0.0), RX)
-    iy, sy, fy, dy = _texel(tl.load(coords + n64 * 4 + 1, mask=live, other=0.0), RY)
-    iz, sz, fz, dz = _texel(tl.load(coords + n64 * 4 + 2, mask=live, other=0.0), RZ)
-    it, st, ft, dt = _texel(tl.load(coords + n64 * 4 + 3, mask=live, other=0.0), RT)
+    ix, sx, fx, dx, iy, sy, fy, dy, iz, sz, fz, dz, it, st, ft, dt = _texels_of(coords, n64, live, RX, RY, RZ, RT)
     dx = dx * tl.load(directions + n64 * 4, mask=live, other=0.0)
     dy = dy * tl.load(directions + n64 * 4 + 1, mask=live, other=0.0)
     dz = dz * tl.load(directions + n64 * 4 + 2, mask=live, other=0.0)
     dt = dt * tl.load(directions + n64 * 4 + 3, mask=live, other=0.0)
-    at_xz = RX * RY
-    at_xt = at_xz + RX * RZ
-    at_yz = at_xt + RX * RT
-    at_yt = at_yz + RY * RZ
-    at_zt = at_yt + RY * RT
-    xy = _lookup(texels, 0, ix, iy, sx, sy, RX, fx, fy, c, mask, C)
-    xz = _lookup(texels, at_xz, ix, iz, sx, sz, RX, fx, fz, c, mask, C)
-    xt = _lookup(texels, at_xt, ix, it, sx, st, RX, fx, ft, c, mask, C)
-    yz = _lookup(texels, at_yz, iy, iz, sy, sz, RY, fy, fz, c, mask, C)
-    yt = _lookup(texels, at_yt, iy, it, sy, st, RY, fy, ft, c, mask, C)
-    zt = _lookup(texels, at_zt, iz, it, sz, st, RZ, fz, ft, c, mask, C)
+    at_xz, at_xt, at_yz, at_yt, at_zt = _plane_starts(RX, RY, RZ, RT)
+    xy, xz, xt, yz, yt, zt = _lookup_six(
+        texels, ix, sx, fx, iy, sy, fy, iz, sz, fz, it, st, ft, RX, RY, RZ, RT, c, mask, C
+    )  # fmt: skip
     d_xy = _tangent(texels, 0, ix, iy, sx, sy, RX, fx, fy, dx, dy, c, mask, C)
     d_xz = _tangent(texels, at_xz, ix, iz, sx, sz, RX, fx, fz, dx, dz, c, mask, C)
     d_xt = _tangent(texels, at_xt, ix, it, sx, st, RX, fx, ft, dx, dt, c, mask, C)
@@ -172,9 +126,10 @@ class PlaneSlopesCUDA(torch.autograd.Function):
             padded = max(triton.next_power_of_2(channels), 4)
             block = TILE // padded
             with _device_of(coords):
-                _slopes_kernel[(triton.cdiv(count, block),)](
-                    texels, coords, cotangent, slopes, count, *resolution, C=channels, CP=padded, HYBRID=hybrid,
-                    BLOCK=block,
+                # The slopes are what the cotangent sends back to the coordinates.
+                _backward_kernel[(triton.cdiv(count, block),)](
+                    texels, coords, cotangent, texels, slopes, count, *resolution, C=channels, CP=padded,
+                    HYBRID=hybrid, TO_TEXELS=False, TO_COORDS=True, BLOCK=block,
                 )  # fmt: skip
         return slopes
 
