@@ -25,6 +25,18 @@ def test_shapes_change_and_keep_their_radius():
     assert (pose(meshes, 0) - once).abs().max() > 0.01
 
 
+def test_poses_of_an_asset_can_change_together():
+    meshes = creature_meshes(3)
+    for i in range(3):  # the same pose three times over
+        start = int(meshes.pose_vertex[i])
+        meshes.vertices[start : start + len(pose(meshes, 0))] = pose(meshes, 0).to(meshes.vertices.dtype)
+    before = pose(meshes, 0).clone()
+    ShapeJitter(meshes, seed=1, kept_share=0.0, by_asset=True).refresh()
+    assert (pose(meshes, 0) - before).abs().max() > 0.01
+    assert torch.equal(pose(meshes, 0), pose(meshes, 1)) and torch.equal(pose(meshes, 0), pose(meshes, 2))
+    torch.testing.assert_close(pose(meshes, 0).norm(dim=-1).max(), before.norm(dim=-1).max(), atol=2e-3, rtol=0)
+
+
 def test_kept_shapes_and_palettes_stay():
     meshes = creature_meshes(2)
     vertices, colours = meshes.vertices.clone(), meshes.colours.clone()

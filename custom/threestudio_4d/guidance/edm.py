@@ -1,4 +1,4 @@
-"""The parametrisation of Karras et al. ("Elucidating the Design Space", NeurIPS 2022), as Stable Video Diffusion has it.
+"""The parametrisation of Karras et al. ("Elucidating the Design Space", NeurIPS 2022), for Stable Video Diffusion.
 
 Notation. ``z`` is a clean latent of unit variance, ``eps`` the noise, ``x = z + sigma eps`` the noisy latent, F the raw
 output of the network, and

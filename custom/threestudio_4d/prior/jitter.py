@@ -18,7 +18,8 @@ class ShapeJitter:
     """Redraws the shape of every pose and the palette of some assets, in place, each time ``refresh`` is called.
 
     A shape passes through a random linear map (stretch, shear, tilt) and three slow waves of displacement, then keeps
-    the radius it had. A quarter of the poses stay as they are.
+    the radius it had. A quarter of the poses stay as they are. For clips, all poses of an asset change in the same way
+    (``by_asset``), so that it still moves as it did.
 
     Args:
         meshes: changed in place by ``refresh``; smooth vertex normals keep their undeformed directions.
@@ -29,6 +30,7 @@ class ShapeJitter:
         tilt_deg: standard deviation of the rotation about a random horizontal axis.
         wave: standard deviation of each component of a wave's amplitude, in world units.
         recoloured_share: share of assets whose colours are replaced by random ones, equal colours by equal ones.
+        by_asset: one change of shape for all poses of an asset, instead of one for each pose.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class ShapeJitter:
         tilt_deg: float = 8.0,
         wave: float = 0.03,
         recoloured_share: float = 0.2,
+        by_asset: bool = False,
     ) -> None:
         self.meshes = meshes
         self.generator = torch.Generator(meshes.device).manual_seed(seed)
@@ -48,9 +51,9 @@ class ShapeJitter:
         self.tilt_deg, self.wave, self.recoloured_share = tilt_deg, wave, recoloured_share
         self.vertices, self.colours = meshes.vertices.clone(), meshes.colours.clone()
         ends = torch.cat([meshes.pose_vertex[1:], torch.tensor([len(self.vertices)], device=meshes.device)])
-        self.vertex_pose = torch.repeat_interleave(
-            torch.arange(meshes.poses, device=meshes.device), ends - meshes.pose_vertex
-        )
+        group = meshes.pose_asset.long() if by_asset else torch.arange(meshes.poses, device=meshes.device)
+        self.shapes = len(meshes.names) if by_asset else meshes.poses
+        self.vertex_shape = torch.repeat_interleave(group, ends - meshes.pose_vertex)
         counts = (meshes.asset_vertex[1:] - meshes.asset_vertex[:-1]).long()
         self.vertex_asset = torch.repeat_interleave(torch.arange(len(counts), device=meshes.device), counts)
         self.radius = self._radius(self.vertices.float())
@@ -69,30 +72,30 @@ class ShapeJitter:
         return torch.rand(shape, generator=self.generator, device=self.meshes.device)
 
     def _radius(self, vertices: Float[Tensor, "V 3"]) -> Tensor:
-        """Radius of every pose about the origin, [P]."""
-        radius = torch.zeros(self.meshes.poses, device=vertices.device)
-        return radius.scatter_reduce_(0, self.vertex_pose, vertices.norm(dim=-1), "amax")
+        """Radius of every shape about the origin, over the poses that share it, [number of shapes]."""
+        radius = torch.zeros(self.shapes, device=vertices.device)
+        return radius.scatter_reduce_(0, self.vertex_shape, vertices.norm(dim=-1), "amax")
 
     def _shapes(self) -> Float[Tensor, "V 3"]:
-        poses = self.meshes.poses
-        strength = self._uniform(poses) * (self._uniform(poses) >= self.kept_share)
-        log_scale = self.stretch * self._normal(poses, 3)
-        shear = self.shear * self._normal(poses, 3, 3) * (1 - torch.eye(3, device=strength.device))
-        tilt = math.radians(self.tilt_deg) * self._normal(poses, 2)
+        shapes = self.shapes
+        strength = self._uniform(shapes) * (self._uniform(shapes) >= self.kept_share)
+        log_scale = self.stretch * self._normal(shapes, 3)
+        shear = self.shear * self._normal(shapes, 3, 3) * (1 - torch.eye(3, device=strength.device))
+        tilt = math.radians(self.tilt_deg) * self._normal(shapes, 2)
         zero = torch.zeros_like(tilt[:, 0])
         rotation = torch.stack([zero, zero, tilt[:, 0], zero, zero, tilt[:, 1], -tilt[:, 0], -tilt[:, 1], zero], -1)
-        generator_matrix = torch.diag_embed(log_scale) + shear + rotation.view(poses, 3, 3)
+        generator_matrix = torch.diag_embed(log_scale) + shear + rotation.view(shapes, 3, 3)
         linear = torch.linalg.matrix_exp(2 * strength[:, None, None] * generator_matrix)
         vertices = self.vertices.float()
-        deformed = torch.einsum("vij,vj->vi", linear[self.vertex_pose], vertices)
+        deformed = torch.einsum("vij,vj->vi", linear[self.vertex_shape], vertices)
         for _ in range(3):
-            frequency = 3.0 * self._normal(poses, 3)
-            phase = 2 * math.pi * self._uniform(poses)
-            amplitude = 2 * self.wave * strength[:, None] * self._normal(poses, 3)
-            angle = (frequency[self.vertex_pose] * vertices).sum(-1) + phase[self.vertex_pose]
-            deformed += amplitude[self.vertex_pose] * angle.sin()[:, None]
+            frequency = 3.0 * self._normal(shapes, 3)
+            phase = 2 * math.pi * self._uniform(shapes)
+            amplitude = 2 * self.wave * strength[:, None] * self._normal(shapes, 3)
+            angle = (frequency[self.vertex_shape] * vertices).sum(-1) + phase[self.vertex_shape]
+            deformed += amplitude[self.vertex_shape] * angle.sin()[:, None]
         keep_size = self.radius / self._radius(deformed).clamp_min(1e-6)
-        return (deformed * keep_size[self.vertex_pose, None]).to(self.vertices.dtype)
+        return (deformed * keep_size[self.vertex_shape, None]).to(self.vertices.dtype)
 
     def _palettes(self) -> Float[Tensor, "U 3"]:
         assets = len(self.meshes.names)
