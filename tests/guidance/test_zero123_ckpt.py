@@ -107,7 +107,7 @@ def test_every_key_and_shape_of_the_published_checkpoint(shared_data):
     full = zc.build_zero123(empty=True)
     assert zc.checkpoint_manifest(full, ema=True) == ema
     assert zc.checkpoint_manifest(full, ema=False) == raw
-    assert set(families["schedule buffers"]) | set(families["ema scalars"]) == zc._NOT_NETWORKS
+    assert set(families["schedule buffers"]) | set(families["ema scalars"]) == zc.layout.NOT_NETWORKS
     sources = zc.checkpoint_sources(full, ema=False)
     for family, prefix, network in (("unet", zc.layout.UNET_PREFIX, "unet"), ("vae", zc.layout.VAE_PREFIX, "vae")):
         for key, info in families[family].items():

@@ -21,10 +21,10 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from ..errors import UserError
-from . import zero123_layout as layout
+from . import ldm_layout as layout
+from .ldm_checkpoint import check_schedule, fill_network, manifest_of
+from .ldm_layout import Source
 from .safe_checkpoint import read_state_dict
-from .zero123_layout import Source
 from .zero123_model import Zero123Model
 
 logger = logging.getLogger(__name__)
@@ -69,23 +69,7 @@ SCHEDULER_CONFIG: dict[str, Any] = {
     "set_alpha_to_one": False,
     "steps_offset": 1,
 }
-
-_NOT_NETWORKS = {
-    "model_ema.decay",
-    "model_ema.num_updates",
-    "betas",
-    "alphas_cumprod",
-    "alphas_cumprod_prev",
-    "sqrt_alphas_cumprod",
-    "sqrt_one_minus_alphas_cumprod",
-    "log_one_minus_alphas_cumprod",
-    "sqrt_recip_alphas_cumprod",
-    "sqrt_recipm1_alphas_cumprod",
-    "posterior_variance",
-    "posterior_log_variance_clipped",
-    "posterior_mean_coef1",
-    "posterior_mean_coef2",
-}
+CAMERA_PREFIX = "cc_projection."
 
 
 def build_zero123(
@@ -138,11 +122,7 @@ def checkpoint_sources(model: Zero123Model, ema: bool = True) -> dict[str, Sourc
 
 def checkpoint_manifest(model: Zero123Model, ema: bool = True) -> dict[str, tuple[int, ...]]:
     """Key -> shape of every tensor that a checkpoint of this architecture has for its networks."""
-    shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    return {
-        source.key: layout.original_shape(shapes[key], source.operation)
-        for key, source in checkpoint_sources(model, ema).items()
-    }
+    return manifest_of(model, checkpoint_sources(model, ema))
 
 
 def fill_from_checkpoint(
@@ -166,31 +146,26 @@ def fill_from_checkpoint(
     Raises:
         UserError: a tensor is missing, has another shape, or is unknown.
     """
-    ema = any(key.startswith(layout.EMA_PREFIX) and key not in _NOT_NETWORKS for key in state)
-    sources, manifest = checkpoint_sources(model, ema), checkpoint_manifest(model, ema)
-    missing = [key for key in manifest if key not in state]
-    if missing:
-        raise UserError(
-            f"{name} is not a complete Zero123 checkpoint: {len(missing)} of {len(manifest)} tensors are missing, "
-            f"such as {', '.join(missing[:3])}"
-        )
-    misfits = [key for key, shape in manifest.items() if tuple(state[key].shape) != shape]
-    if misfits:
-        key = misfits[0]
-        raise UserError(
-            f"{name} is a checkpoint of another architecture: {len(misfits)} tensors have other shapes, such as {key} "
-            f"with {tuple(state[key].shape)} instead of {manifest[key]}"
-        )
-    _check_left_over(state, manifest, checkpoint_manifest(model, ema=False), name)
-    _check_schedule(model, state, name)
-    converted = {
-        key: layout.apply(state[source.key], source.operation)
-        .to(device=device, dtype=dtype, copy=True)
-        .contiguous()
-        for key, source in sources.items()
-    }
-    model.load_state_dict(converted, strict=True, assign=True)
-    model.requires_grad_(False)
+    ema = any(key.startswith(layout.EMA_PREFIX) and key not in layout.NOT_NETWORKS for key in state)
+    check_schedule(model.alphas_cumprod, state, "Zero123", name)
+    fill_network(
+        model,
+        state,
+        checkpoint_sources(model, ema),
+        kind="Zero123",
+        name=name,
+        prefixes=(
+            layout.UNET_PREFIX,
+            layout.EMA_PREFIX,
+            layout.VAE_PREFIX,
+            layout.CLIP_VISUAL_PREFIX,
+            "cc_projection.",
+        ),
+        spare=checkpoint_manifest(model, ema=False),  # the raw weights beside the average
+        ignored=(layout.CLIP_PREFIX,),  # CLIP's text side is not needed
+        dtype=dtype,
+        device=device,
+    )
     return ema
 
 
@@ -203,28 +178,3 @@ def load_zero123_checkpoint(
     ema = fill_from_checkpoint(model, state, dtype, device, name=str(path))
     logger.info("read %s with the %s of its UNet", path, "moving average" if ema else "raw weights (it has no average)")
     return model.to(device)
-
-
-def _check_left_over(
-    state: Mapping[str, Tensor], used: Mapping[str, Any], unaveraged: Mapping[str, Any], name: str
-) -> None:
-    own = (layout.UNET_PREFIX, layout.EMA_PREFIX, layout.VAE_PREFIX, layout.CLIP_VISUAL_PREFIX, "cc_projection.")
-    left = [key for key in state if key not in used and key not in unaveraged and key not in _NOT_NETWORKS]
-    unknown = [key for key in left if key.startswith(own)]
-    if unknown:
-        raise UserError(
-            f"{name} is a checkpoint of another architecture: {len(unknown)} tensors have no place in a Zero123, "
-            f"such as {', '.join(unknown[:3])}"
-        )
-    other = [key for key in left if not key.startswith(layout.CLIP_PREFIX)]  # CLIP's text side is not needed
-    if other:
-        logger.warning("ignored %d tensors of %s that belong to no network, such as %s", len(other), name, other[0])
-
-
-def _check_schedule(model: Zero123Model, state: Mapping[str, Tensor], name: str) -> None:
-    stored = state.get("alphas_cumprod")
-    if stored is None:
-        return
-    ours = model.alphas_cumprod.cpu()
-    if stored.shape != ours.shape or not torch.allclose(stored.float().cpu(), ours, atol=1e-4):
-        raise UserError(f"{name} was trained with another noise schedule than Zero123's; it cannot be used as one")

@@ -1,8 +1,8 @@
-"""Key layout of original Zero123 checkpoints (latent-diffusion and OpenAI CLIP naming) against ours.
+"""Key layout of original checkpoints (latent-diffusion, OpenAI CLIP and OpenCLIP naming) against ours.
 
-For every tensor of a ``UNet2DConditionModel``, an ``AutoencoderKL`` and a ``CLIPVisionModelWithProjection`` these
-functions say which tensor of the original layout it comes from, and how. They follow the networks' configs, so the same
-code describes the published size and the small sizes that the tests use.
+For every tensor of a ``UNet2DConditionModel``, an ``AutoencoderKL``, a ``CLIPVisionModelWithProjection`` and a
+``CLIPTextModel`` these functions say which tensor of the original layout it comes from, and how. They follow the
+networks' configs, so the same code describes the published sizes and the small sizes that the tests use.
 
 A source is ``(key, operation)``. Operations turn the original tensor into ours:
 
@@ -55,6 +55,33 @@ _CLIP_LAYER = {
     "mlp.fc2": "mlp.c_proj",
 }
 
+# Numbers that a latent-diffusion model keeps among its tensors and that belong to no network.
+NOT_NETWORKS = frozenset(
+    {
+        "model_ema.decay",
+        "model_ema.num_updates",
+        "betas",
+        "alphas_cumprod",
+        "alphas_cumprod_prev",
+        "sqrt_alphas_cumprod",
+        "sqrt_one_minus_alphas_cumprod",
+        "log_one_minus_alphas_cumprod",
+        "sqrt_recip_alphas_cumprod",
+        "sqrt_recipm1_alphas_cumprod",
+        "posterior_variance",
+        "posterior_log_variance_clipped",
+        "posterior_mean_coef1",
+        "posterior_mean_coef2",
+    }
+)
+
+_TEXT_REST = {
+    "embeddings.token_embedding.weight": "token_embedding.weight",
+    "embeddings.position_embedding.weight": "positional_embedding",
+    "final_layer_norm.weight": "ln_final.weight",
+    "final_layer_norm.bias": "ln_final.bias",
+}
+
 _CLIP_REST = {
     "vision_model.embeddings.class_embedding": Source("class_embedding"),
     "vision_model.embeddings.position_embedding.weight": Source("positional_embedding"),
@@ -85,6 +112,8 @@ def unet_source(key: str, config: dict) -> Source:
     fixed = {
         "time_embedding.linear_1": "time_embed.0",
         "time_embedding.linear_2": "time_embed.2",
+        "class_embedding.linear_1": "camera_embed.0",  # of MVDream
+        "class_embedding.linear_2": "camera_embed.2",
         "conv_in": "input_blocks.0.0",
         "conv_norm_out": "out.0",
         "conv_out": "out.2",
@@ -144,11 +173,29 @@ def clip_source(key: str) -> Source:
     match = re.fullmatch(r"vision_model\.encoder\.layers\.(\d+)\.(.+)", key)
     if match is None:
         raise KeyError(f"the original layout has no place for the CLIP tensor {key}")
-    prefix = f"transformer.resblocks.{match[1]}"
-    fused = re.fullmatch(r"self_attn\.([qkv])_proj\.(weight|bias)", match[2])
+    return _clip_layer_source(match[1], match[2])
+
+
+def text_source(key: str) -> Source:
+    """Source of a ``CLIPTextModel`` tensor in OpenCLIP's layout, without prefix.
+
+    Transformers 4 begins the names with ``text_model.``, transformers 5 does not.
+    """
+    short = key.removeprefix("text_model.")
+    if short in _TEXT_REST:
+        return Source(_TEXT_REST[short])
+    match = re.fullmatch(r"encoder\.layers\.(\d+)\.(.+)", short)
+    if match is None:
+        raise KeyError(f"the original layout has no place for the tensor {key} of a text tower")
+    return _clip_layer_source(match[1], match[2])
+
+
+def _clip_layer_source(layer: str, rest: str) -> Source:
+    prefix = f"transformer.resblocks.{layer}"
+    fused = re.fullmatch(r"self_attn\.([qkv])_proj\.(weight|bias)", rest)
     if fused:
         return Source(f"{prefix}.attn.in_proj_{fused[2]}", fused[1])  # type: ignore[arg-type]
-    return Source(f"{prefix}.{_rename(match[2], _CLIP_LAYER)}")
+    return Source(f"{prefix}.{_rename(rest, _CLIP_LAYER)}")
 
 
 def original_shape(shape: tuple[int, ...], operation: Operation) -> tuple[int, ...]:

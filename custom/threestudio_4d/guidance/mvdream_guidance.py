@@ -1,0 +1,252 @@
+"""``mvdream-guidance``: score distillation from a prior that judges four views of an object together.
+
+MVDream (Shi et al., ICLR 2024), as 4D-fy and threestudio-mvdream use it: groups of four renders share their noise level
+and are denoised together, each with its camera; the guidance scale is large (50). The published form of the loss pulls
+the latents towards the clean latents that the network sees,
+
+    L = 1/2 sum |z - sg(x~)|^2 / B,      dL/dz = (z - x~) / B,
+
+where x~ is the guided prediction with its standard deviation over the four views moved half-way back to that of the
+conditional one, against oversaturation. Without that, it is SDS with w(t) = sqrt((1 - a) / a), a = alpha bar.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Optional
+
+import torch
+from diffusers import AutoencoderKL
+
+import threestudio
+from threestudio.models.prompt_processors.base import PromptProcessorOutput
+from threestudio.utils.typing import Float, Int, Tensor
+
+from ..errors import UserError
+from . import score_distillation as sd
+from .distillation_guidance import DistillationGuidance
+from .mvdream_ckpt import load_mvdream_checkpoint
+from .mvdream_model import MVDREAM_PARTS, MVDreamModel, camera_condition
+from .prior_weights import resolve_prior
+from .score_distillation import ScoreDistillation
+
+
+def load_mvdream(name: str, device: torch.device | str = "cpu", text: bool = False) -> MVDreamModel:
+    """A frozen MVDream in single precision, from whatever ``name`` stands for: see ``resolve_prior``.
+
+    Args:
+        text: load the text tower too. An original checkpoint holds no tokenizer: convert it to a folder first.
+    """
+    weights = resolve_prior(name, MVDREAM_PARTS)
+    if weights.kind == "folder":
+        model = MVDreamModel.load(weights.path, device=device, text=text)
+    elif text:
+        raise UserError(
+            f"{name} holds no tokenizer, so it cannot read sentences by itself: convert it to a folder with "
+            "python -m threestudio_4d.guidance.convert_mvdream, or embed prompts with a text-prompt-processor"
+        )
+    else:
+        model = load_mvdream_checkpoint(weights.path, device=device)
+    return model.requires_grad_(False).eval()
+
+
+@threestudio.register("mvdream-guidance")
+class MVDreamGuidance(DistillationGuidance):
+    """Score distillation of groups of views."""
+
+    @dataclass
+    class Config(DistillationGuidance.Config):
+        pretrained_model_name_or_path: str = "mvdream-tiny"
+        guidance_scale: Any = 50.0
+        n_view: int = 4
+        """Views of a group; must be what the prior was trained for."""
+        camera_condition_type: str = "rotation"
+        """``rotation``: camera-to-world matrices with positions scaled to distance 1, as the published model."""
+        view_dependent_prompting: bool = False
+        """Append "front view" and so on to the prompt of each view; the cameras already say it, so published runs do
+        not."""
+        recon_loss: bool = True
+        """Pull towards the predicted clean latents (``weighting_strategy`` then has no say); false: SDS."""
+        recon_std_rescale: float = 0.5
+        """How far the guided prediction's standard deviation is moved back to the conditional one's, in [0, 1]."""
+        sample_posterior: bool = True
+        """Latents of renders are samples of the encoder's posterior (as published); false takes its mean."""
+        vae_half_precision: bool = False
+        """Encode renders in half precision too."""
+        vae_checkpointing: bool = False
+        """Recompute the encoder's activations in the backward pass: more time for much less memory."""
+        max_batch: Optional[int] = None  # noqa: UP045 - OmegaConf 2.3 reads Optional on every Python version
+        """Most images that the UNet sees at once, conditional and unconditional ones counted; null: all. At least one
+        group with both passes, 2 n_view images, always goes through together."""
+        compile_unet: bool = False
+        """``torch.compile`` the UNet, channels last. Pays on a GPU after some minutes."""
+
+    cfg: Config
+
+    def configure(self, model: MVDreamModel | None = None) -> None:
+        """Load the prior; ``model`` is used instead of the one that the config names, if given."""
+        cfg, half_dtype = self.cfg, self.half_dtype()
+        if cfg.camera_condition_type != "rotation":
+            raise UserError(f"camera_condition_type must be 'rotation', got {cfg.camera_condition_type!r}")
+        if not 0.0 <= cfg.recon_std_rescale <= 1.0:
+            raise UserError(f"recon_std_rescale must be in [0, 1], got {cfg.recon_std_rescale:g}")
+        if cfg.max_batch is not None and cfg.max_batch < 1:
+            raise UserError(f"max_batch must be 1 or more, or null, got {cfg.max_batch}")
+        if model is None:
+            threestudio.info(f"Loading the MVDream prior {cfg.pretrained_model_name_or_path}")
+            model = load_mvdream(cfg.pretrained_model_name_or_path, self.device)
+        if cfg.n_view != model.views:
+            raise UserError(f"n_view={cfg.n_view}, but the prior draws {model.views} views of an object together")
+        self.model = model.to(self.device).requires_grad_(False).eval()
+        if half_dtype is not None:
+            # nn.Module's own cast: that of diffusers warns of modules to keep in float32, of which there are none.
+            torch.nn.Module.to(self.model.unet, half_dtype)
+            if cfg.vae_half_precision:
+                torch.nn.Module.to(self.model.vae, half_dtype)
+        if cfg.vae_checkpointing and isinstance(self.model.vae, AutoencoderKL):
+            self.model.vae.enable_gradient_checkpointing()
+        if cfg.compile_unet:
+            self.model.unet.to(memory_format=torch.channels_last)
+            self.model.unet.compile()
+        self.set_noise_schedule(self.model.alphas_cumprod, self.model.prediction_type)
+        if cfg.recon_loss:
+            self._coefficients = sd.gradient_coefficients(self.model.alphas_cumprod, "x0", self._form).to(self.device)
+
+    @property
+    def image_size(self) -> int:
+        """Side in pixels that the prior works at; other sizes are resized to it."""
+        return self.model.image_size
+
+    def encode(self, rgb: Float[Tensor, "B H W 3"]) -> Float[Tensor, "B C h w"]:
+        """Scaled latents of renders in [0, 1], differentiable."""
+        with self.single_precision():
+            images = self.model.resize(rgb.to(self.device, torch.float32).movedim(-1, 1))
+            return self.model.encode(images, sample=self.cfg.sample_posterior).float()
+
+    def predict(
+        self,
+        noisy: Float[Tensor, "B C h w"],
+        timesteps: Int[Tensor, " B"],
+        text: Float[Tensor, "B L D"],
+        negative: Float[Tensor, "B L D"],
+        camera: Float[Tensor, "B 16"],
+    ) -> tuple[Float[Tensor, "B C h w"], Float[Tensor, "B C h w"]]:
+        """Noise and clean latents that the prior sees after guidance, whole groups and ``max_batch`` rows at a time."""
+        views, rows = self.cfg.n_view, len(noisy)
+        if self.cfg.max_batch is not None:
+            passes = 1 if self.guidance_scale == 1 else 2
+            rows = max(1, self.cfg.max_batch // (passes * views)) * views
+        std_rescale = self.cfg.recon_std_rescale if self.cfg.recon_loss else 0.0
+        with self.single_precision():
+            parts = [
+                self.model.predict(
+                    noisy[i], timesteps[i], text[i], negative[i], camera[i], self.guidance_scale, std_rescale
+                )
+                for i in (slice(start, start + rows) for start in range(0, len(noisy), rows))
+            ]
+        eps, x0 = (torch.cat(part) for part in zip(*parts, strict=True))
+        return eps, x0
+
+    def conditions(
+        self,
+        prompt_utils: PromptProcessorOutput,
+        elevation: Float[Tensor, " B"],
+        azimuth: Float[Tensor, " B"],
+        camera_distances: Float[Tensor, " B"],
+        c2w: Float[Tensor, "B 4 4"],
+    ) -> tuple[Float[Tensor, "B L D"], Float[Tensor, "B L D"], Float[Tensor, "B 16"]]:
+        """Embeddings of the prompt and of the negative prompt for each view, and the cameras; see ``distill``."""
+        embeddings = prompt_utils.get_text_embeddings(
+            elevation, azimuth, camera_distances, self.cfg.view_dependent_prompting
+        )
+        text, negative = embeddings.to(self.device).chunk(2)
+        return text, negative, camera_condition(c2w.to(self.device, torch.float32))
+
+    def distill(
+        self,
+        rgb: Float[Tensor, "B H W 3"],
+        prompt_utils: PromptProcessorOutput,
+        elevation: Float[Tensor, " B"],
+        azimuth: Float[Tensor, " B"],
+        camera_distances: Float[Tensor, " B"],
+        c2w: Float[Tensor, "B 4 4"],
+        levels: int = 1,
+        noise: Float[Tensor, "B C h w"] | None = None,
+        timesteps: Int[Tensor, " B"] | None = None,
+        guidance_eval: bool = False,
+        **kwargs: Any,
+    ) -> ScoreDistillation:
+        """Distil the score of every group of views.
+
+        Args:
+            rgb: renders in [0, 1], any size; the ``n_view`` views of a group one after the other.
+            prompt_utils: embeddings of the prompts, from ``text-prompt-processor``.
+            elevation, azimuth, camera_distances: cameras, degrees and world units; only view-dependent prompts need
+                them.
+            c2w: camera-to-world matrices: z up, OpenGL axes.
+            levels: L of a cascade whose images lie level by level in the batch; it only scales ``grad_norm``.
+            noise, timesteps: fixed values instead of random ones. By default one timestep for the whole batch.
+            guidance_eval: also decode what the network saw and what it made of it, into ``evaluation``.
+
+        Raises:
+            NonFiniteScoreError: the score is not finite.
+        """
+        if len(rgb) % self.cfg.n_view:
+            raise ValueError(f"{len(rgb)} images do not divide into groups of n_view={self.cfg.n_view}")
+        text, negative, camera = self.conditions(prompt_utils, elevation, azimuth, camera_distances, c2w)
+        latents = self.encode(rgb)
+        if timesteps is None:
+            timesteps = self.sample_timesteps(1).expand(len(latents))
+        return self.distil_latents(
+            latents,
+            lambda noisy, t: self.predict(noisy, t, text, negative, camera),
+            timesteps,
+            noise,
+            levels,
+            self._evaluation if guidance_eval else None,
+        )
+
+    def _evaluation(self, noisy: Tensor, x0: Tensor, timesteps: Tensor) -> dict[str, Any]:
+        with self.single_precision():
+            pictures = [self.model.decode(latents).movedim(1, -1) for latents in (noisy, x0)]
+        return {
+            "bs": len(noisy),
+            "noise_levels": (timesteps.float() / self.model.num_train_timesteps).tolist(),
+            "imgs_noisy": pictures[0],
+            "imgs_1step": pictures[1],
+        }
+
+    @torch.no_grad()
+    def sample(
+        self,
+        prompt_utils: PromptProcessorOutput,
+        elevation: Float[Tensor, " B"],
+        azimuth: Float[Tensor, " B"],
+        camera_distances: Float[Tensor, " B"],
+        c2w: Float[Tensor, "B 4 4"],
+        steps: int = 50,
+        guidance_scale: float = 5.0,
+        generator: torch.Generator | None = None,
+    ) -> Float[Tensor, "B S S 3"]:
+        """Views that the prior draws on its own, by DDIM: to see what the distillation will pull towards.
+
+        ``guidance_scale`` is one for drawing; that of distillation would oversaturate a sample.
+        """
+        text, negative, camera = self.conditions(prompt_utils, elevation, azimuth, camera_distances, c2w)
+        with self.single_precision():
+            images = self.model.sample(text, negative, camera, steps, guidance_scale, 0.0, generator)
+        return images.movedim(1, -1)
+
+    def __call__(
+        self,
+        rgb: Float[Tensor, "B H W 3"],
+        prompt_utils: PromptProcessorOutput,
+        elevation: Float[Tensor, " B"],
+        azimuth: Float[Tensor, " B"],
+        camera_distances: Float[Tensor, " B"],
+        c2w: Float[Tensor, "B 4 4"],
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """threestudio's way to ask: ``loss_sds`` (sum over images / B), ``grad_norm``, ``min_step``, ``max_step``."""
+        kwargs["levels"] = 1
+        return self.result(self.distill(rgb, prompt_utils, elevation, azimuth, camera_distances, c2w, **kwargs))
