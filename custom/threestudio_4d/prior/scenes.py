@@ -80,14 +80,15 @@ class PosedMeshes:
         """Skins every pose of a pack on ``device``.
 
         Args:
-            pack: a file written by ``assets.pack_assets``.
+            pack: a file written by ``assets.pack_assets``, or several, with commas between.
             limit: at most that many animated assets and as many stills, evenly chosen (for CPUs: all of the
                 Quaternius models are some ten million posed vertices).
             dtype: of the posed vertices.
             double_sided: draw back faces whatever the asset says, as the benchmark does: many fins and leaves are
                 single sheets, which would vanish from behind.
         """
-        return cls.from_assets(read_pack(pack, limit), device, dtype, double_sided)
+        assets = [asset for path in str(pack).split(",") for asset in read_pack(path, limit)]
+        return cls.from_assets(assets, device, dtype, double_sided)
 
     @classmethod
     def from_assets(
