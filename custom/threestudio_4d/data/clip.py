@@ -12,7 +12,7 @@ import numpy as np
 
 from ..errors import UserError
 from .frame_sources import FrameSource, name_some, natural_key, open_source
-from .framing import common_box, cut_by_border, cut_window, square_window, window_around
+from .framing import border_warning, common_box, cut_window, square_window, window_around
 from .keying import key_out, parse_color, plain_background
 
 _HOW_TO_GET_ALPHA = (
@@ -254,13 +254,9 @@ def _check_alpha(frames: list[np.ndarray], clip: Clip, path: str) -> None:
 
 def _check_extent(frames: list[np.ndarray], clip: Clip, path: str, recenter: bool) -> None:
     """Warn of an object that the border cuts, and of one that is very small."""
-    sides, hit = cut_by_border(frames)
-    if sides:
-        clip.warnings.append(
-            f"{path}: the object touches the {' and '.join(sides)} border in {len(hit)} of {len(frames)} frames "
-            f"({name_some(clip.names[i] for i in hit)}): what is cut off cannot be rebuilt, and other views will look "
-            "cut too. Use a clip that shows the whole object if there is one."
-        )
+    cut = border_warning(frames, clip.names, path)
+    if cut:
+        clip.warnings.append(cut)
     top, bottom, left, right = common_box(frames)
     extent = max(bottom - top, right - left) / max(frames[0].shape[:2])
     if extent < 0.35 and not recenter:

@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .frame_sources import name_some
+
 
 class Window(NamedTuple):
     """A square of ``side`` pixels whose upper left corner is at column ``x``, row ``y``; it may reach outside."""
@@ -32,13 +34,20 @@ def common_box(frames: list[np.ndarray]) -> tuple[int, int, int, int]:
     return tuple(int(v) for v in (boxes[:, 0].min(), boxes[:, 1].max(), boxes[:, 2].min(), boxes[:, 3].max()))
 
 
-def cut_by_border(frames: list[np.ndarray]) -> tuple[list[str], list[int]]:
-    """Sides of the picture (``top``, ...) that the object touches, and the indices of the frames in which it does."""
+def border_warning(frames: list[np.ndarray], names: list[str], path: str) -> str | None:
+    """What to say when the border of the picture cuts the object, with the ``names`` of those frames; else None."""
     boxes = np.array([bounds(frame) for frame in frames])
     h, w = frames[0].shape[:2]
     cuts = {"top": boxes[:, 0] == 0, "bottom": boxes[:, 1] == h, "left": boxes[:, 2] == 0, "right": boxes[:, 3] == w}
     sides = [side for side, hit in cuts.items() if hit.any()]
-    return sides, np.flatnonzero(np.any(list(cuts.values()), axis=0)).tolist()
+    if not sides:
+        return None
+    hit = [name for name, cut in zip(names, np.any(list(cuts.values()), axis=0), strict=True) if cut]
+    return (
+        f"{path}: the object touches the {' and '.join(sides)} border in {len(hit)} of {len(frames)} frames "
+        f"({name_some(hit)}): what is cut off cannot be rebuilt, and other views will look cut too. Use a clip "
+        "that shows the whole object if there is one."
+    )
 
 
 def window_around(box: tuple[int, int, int, int], fill: float) -> Window:

@@ -1,0 +1,59 @@
+"""The output folder: it appears when it is complete, or not at all."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..data.frame_sources import SIDE_FILES, name_some
+from ..errors import UserError
+
+_FRAME = re.compile(r"\d+\.png")
+
+
+def check_target(out: Path, inputs: list[Path], overwrite: bool) -> None:
+    """Raise a ``UserError`` unless the clip can be written to ``out``.
+
+    ``overwrite`` replaces an earlier clip, never a folder that holds anything else.
+    """
+    if any(out.resolve() == place.resolve() or out.resolve() in place.resolve().parents for place in inputs):
+        raise UserError(f"{out} holds the input. Give another folder for the result.")
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file. Give a folder for the result.")
+    entries = [entry.name for entry in out.iterdir()] if out.is_dir() else []
+    if not entries:
+        return
+    if not overwrite:
+        raise UserError(f"{out} is not empty. Give another folder, or --overwrite to replace an earlier result.")
+    strange = [name for name in entries if name not in SIDE_FILES and not _FRAME.fullmatch(name)]
+    if strange or "prepare.json" not in entries:
+        found = name_some(strange) if strange else "no prepare.json"
+        raise UserError(
+            f"{out} does not look like an earlier result ({found}), so --overwrite leaves it alone. Give another "
+            "folder."
+        )
+
+
+@contextmanager
+def complete_folder(out: Path) -> Iterator[Path]:
+    """A folder beside ``out`` to write into, which takes the place of ``out`` when the block ends without an error."""
+    out = Path(os.path.abspath(out))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        yield partial
+        if out.is_dir():
+            old = out.with_name(f".{out.name}.{os.getpid()}.old")
+            os.replace(out, old)
+            os.replace(partial, out)
+            shutil.rmtree(old)
+        else:
+            os.replace(partial, out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
