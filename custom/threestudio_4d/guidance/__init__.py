@@ -5,4 +5,4 @@ of any model, ``zero123_model`` and ``zero123_ckpt`` the networks of Zero123 and
 ``zero123_guidance`` the registered ``zero123-guidance-t``, ``interpolation`` RIFE and the consistency loss built on it.
 """
 
-from . import interpolation, text_prompts, zero123_guidance  # noqa: F401
+from . import interpolation, sd_guidance, text_prompts, zero123_guidance  # noqa: F401
