@@ -27,6 +27,7 @@ from ..errors import UserError
 from . import edm
 from .network_folder import MAX_SHARD_SIZE, load_network, part_folder, save_network, without_position_ids, write_index
 from .prior_weights import read_index, resolve_prior
+from .temporal_convolution import flatten_temporal_convolutions
 
 SVD_PARTS = ("unet", "vae", "image_encoder", "scheduler")
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -113,6 +114,8 @@ class SVDModel(nn.Module):
         self.image_encoder = without_position_ids(image_encoder)
         self.scheduler = scheduler
         self.image_mean, self.image_std = tuple(image_mean), tuple(image_std)
+        for network in (unet, vae):
+            flatten_temporal_convolutions(network)
         self.norm_groups = norm_groups
         if norm_groups is not None:
             for module in (*unet.modules(), *vae.modules()):
