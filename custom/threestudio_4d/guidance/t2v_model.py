@@ -1,0 +1,305 @@
+"""The networks of a text-to-video prior of the ModelScope family, published or built in: one class, one code path.
+
+ModelScope (Wang et al., 2023) and ZeroScope denoise a latent clip that attends to a sentence: Stable Diffusion's UNet
+with convolutions and attention along time in between, on the latents of Stable Diffusion's autoencoder, frame by frame.
+Latents are ``[B, C, F, h, w]`` as the network takes them; clips of pictures are ``[B, F, 3, H, W]``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet3DConditionModel
+from torch import Tensor, nn
+
+from ..errors import UserError
+from . import score_distillation as sd
+from .codec import PixelUnshuffleCodec, decode_latents, downscale, encode_images, scaling_factor
+from .network_folder import MAX_SHARD_SIZE, load_codec, load_network, part_folder, save_codec, save_network, write_index
+from .prior_weights import read_index, resolve_prior
+from .sd_model import load_scheduler
+from .temporal_convolution import flatten_temporal_convolutions
+from .text import TEXT_PARTS, TextConditioner
+
+T2V_PARTS = ("unet", "vae", "scheduler", *TEXT_PARTS)
+CfgForm = Literal["standard", "text_plus"]
+CFG_FORMS: tuple[str, ...] = ("standard", "text_plus")
+
+#: Called after every step of the sampler with its number and the latents [B, C, F, h, w].
+OnStep = Callable[[int, Tensor], None]
+
+
+def guided(unconditional: Tensor, conditional: Tensor, scale: float, form: CfgForm = "standard") -> Tensor:
+    """Classifier-free guidance: ``u + s (c - u)``, or as 4D-fy counts, ``text_plus``: ``c + s (c - u)``.
+
+    The second is the first with a scale of ``s + 1``.
+    """
+    base = unconditional if form == "standard" else conditional
+    return base + scale * (conditional - unconditional)
+
+
+class TextToVideoModel(nn.Module):
+    """UNet, image codec and text tower of a text-to-video prior.
+
+    Args:
+        unet: attends to the embeddings of a sentence.
+        vae: image codec; it sees single frames.
+        text: tokenizer and text tower; None where embeddings come from elsewhere.
+        scheduler: defines the noise schedule, what the network predicts, and the steps of the sampler.
+        frames: F of the clips that the prior was trained on.
+
+    Raises:
+        UserError: tower and UNet do not belong together.
+    """
+
+    def __init__(
+        self,
+        unet: UNet3DConditionModel,
+        vae: AutoencoderKL | PixelUnshuffleCodec,
+        text: TextConditioner | None,
+        scheduler: DDIMScheduler,
+        frames: int = 16,
+    ) -> None:
+        super().__init__()
+        if text is not None and text.width != unet.config.cross_attention_dim:
+            raise UserError(
+                f"the text tower gives embeddings of {text.width} channels, the UNet attends to "
+                f"{unet.config.cross_attention_dim}: they belong to different priors"
+            )
+        flatten_temporal_convolutions(unet)
+        self.unet = unet
+        self.vae = vae
+        self.text = text
+        self.scheduler = scheduler
+        self.frames = frames
+        self.register_buffer("alphas_cumprod", scheduler.alphas_cumprod.clone().float(), persistent=False)
+
+    @property
+    def prediction_type(self) -> str:
+        """``epsilon`` (published models) or ``v_prediction``."""
+        return self.scheduler.config.prediction_type
+
+    @property
+    def num_train_timesteps(self) -> int:
+        return self.scheduler.config.num_train_timesteps
+
+    @property
+    def image_size(self) -> int:
+        """Side in pixels of the square that the UNet's ``sample_size`` names: 256 for ModelScope, 64 built in."""
+        return self.unet.config.sample_size * downscale(self.vae)
+
+    def latent_shape(self, height: int | None = None, width: int | None = None) -> tuple[int, int, int]:
+        """(C, h, w) of the latent of a frame; the square of ``image_size`` by default.
+
+        Raises:
+            UserError: the codec cannot fold frames of that size.
+        """
+        height, width = height or self.image_size, width or self.image_size
+        unit = downscale(self.vae)
+        if height % unit or width % unit:
+            raise UserError(f"this prior needs frames whose sides divide by {unit}, got {height}x{width}")
+        return self.unet.config.in_channels, height // unit, width // unit
+
+    # Pictures ---------------------------------------------------------------------------------------------------------
+
+    def encode(self, video: Tensor, sample: bool = True) -> Tensor:
+        """Clips [B, F, 3, H, W] in [0, 1] -> scaled latents [B, C, F, h, w]."""
+        latents = encode_images(self.vae, video.flatten(0, 1), sample) * scaling_factor(self.vae)
+        return latents.unflatten(0, video.shape[:2]).transpose(1, 2)
+
+    def decode(self, latents: Tensor, chunk_size: int | None = None) -> Tensor:
+        """Scaled latents [B, C, F, h, w] -> clips [B, F, 3, H, W] in [0, 1], ``chunk_size`` frames at once."""
+        frames = latents.transpose(1, 2).flatten(0, 1) / scaling_factor(self.vae)
+        images = torch.cat([decode_latents(self.vae, part) for part in frames.split(chunk_size or len(frames))])
+        return images.unflatten(0, (len(latents), latents.shape[2]))
+
+    def embed(self, prompts: Sequence[str]) -> Tensor:
+        """Embeddings [N, L, D] of N sentences.
+
+        Raises:
+            UserError: the prior was loaded without its text tower.
+        """
+        if self.text is None:
+            raise UserError("this prior was loaded without its text tower: embed sentences with a TextConditioner")
+        return self.text.encode(prompts)
+
+    # Network ----------------------------------------------------------------------------------------------------------
+
+    def denoise(self, noisy: Tensor, t: Tensor, text: Tensor) -> Tensor:
+        """Raw network output [B, C, F, h, w] in single precision; timesteps [B], embeddings [B, L, D]."""
+        dtype = self.unet.dtype
+        return self.unet(noisy.to(dtype), t, text.to(dtype), return_dict=False)[0].float()
+
+    def denoise_guided(
+        self,
+        noisy: Tensor,
+        t: Tensor,
+        text: Tensor,
+        negative: Tensor | None = None,
+        guidance_scale: float = 1.0,
+        cfg_form: CfgForm = "standard",
+    ) -> Tensor:
+        """Network output with classifier-free guidance, see ``guided``.
+
+        Args:
+            negative: embeddings of the negative or empty prompt, [B, L, D]; not needed where guidance changes nothing.
+        """
+        if guidance_scale == (1 if cfg_form == "standard" else 0):
+            return self.denoise(noisy, t, text)
+        if negative is None:
+            raise ValueError("classifier-free guidance needs the embeddings of the negative or empty prompt")
+        unconditional, conditional = self.denoise(
+            torch.cat([noisy, noisy]), torch.cat([t, t]), torch.cat([negative, text])
+        ).chunk(2)
+        return guided(unconditional, conditional, guidance_scale, cfg_form)
+
+    def to_epsilon_and_x0(self, output: Tensor, noisy: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Noise and clean latent that a network output stands for; both [B, C, F, h, w]."""
+        alpha_bar = self.alphas_cumprod[t]
+        if self.prediction_type == "v_prediction":
+            return sd.eps_from_v(noisy, output, alpha_bar), sd.x0_from_v(noisy, output, alpha_bar)
+        return output, sd.x0_from_eps(noisy, output, alpha_bar)
+
+    def predict(
+        self,
+        noisy: Tensor,
+        t: Tensor,
+        text: Tensor,
+        negative: Tensor | None = None,
+        guidance_scale: float = 1.0,
+        cfg_form: CfgForm = "standard",
+    ) -> tuple[Tensor, Tensor]:
+        """Predicted noise and clean latent, [B, C, F, h, w] each, in single precision; see ``denoise_guided``."""
+        output = self.denoise_guided(noisy, t, text, negative, guidance_scale, cfg_form)
+        return self.to_epsilon_and_x0(output, noisy, t)
+
+    @torch.no_grad()
+    def sample_latents(
+        self,
+        text: Tensor,
+        negative: Tensor | None = None,
+        frames: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        steps: int = 40,
+        guidance_scale: float = 7.5,
+        generator: torch.Generator | None = None,
+        latents: Tensor | None = None,
+        on_step: OnStep | None = None,
+    ) -> Tensor:
+        """Draw latent clips by DDIM (Song et al., 2021), as diffusers' retired ``TextToVideoSDPipeline`` does.
+
+        Args:
+            text: embeddings, [B, L, D].
+            negative: embeddings of the negative or empty prompt, [B, L, D] or [1, L, D].
+            frames: as trained by default.
+            height, width: in pixels; the square of ``image_size`` by default.
+            latents: the noise to start from, [B, C, F, h, w], instead of one drawn with ``generator``.
+
+        Returns:
+            Scaled latents, [B, C, F, h, w].
+        """
+        scheduler = DDIMScheduler.from_config(self.scheduler.config)
+        scheduler.set_timesteps(steps, device=text.device)
+        count = len(text)
+        if negative is not None:
+            negative = negative.expand(count, -1, -1)
+        if latents is None:
+            channels, *size = self.latent_shape(height, width)
+            shape = (count, channels, frames or self.frames, *size)
+            device = generator.device if generator is not None else text.device
+            latents = torch.randn(shape, generator=generator, device=device).to(text.device)
+        for step, t in enumerate(scheduler.timesteps):
+            output = self.denoise_guided(latents, t.expand(count), text, negative, guidance_scale)
+            latents = scheduler.step(output, t, latents, return_dict=False)[0]
+            if on_step is not None:
+                on_step(step, latents)
+        return latents
+
+    @torch.no_grad()
+    def sample(self, text: Tensor, negative: Tensor | None = None, chunk_size: int | None = 8, **options) -> Tensor:
+        """Draw clips [B, F, 3, H, W] in [0, 1]; ``options`` are those of ``sample_latents``."""
+        return self.decode(self.sample_latents(text, negative, **options), chunk_size)
+
+    # Files ------------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def load(
+        cls,
+        folder: str | Path,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        text: bool = True,
+    ) -> TextToVideoModel:
+        """Load from a folder in diffusers layout. Nothing is left at random: missing or unknown weights are an error.
+
+        Args:
+            folder: holds ``unet``, ``vae``, ``scheduler``, ``text_encoder`` and ``tokenizer``; the last two may stand
+                in a sibling that its index names.
+            dtype: precision of all networks; single precision if None.
+            text: load the text tower too.
+
+        Raises:
+            UserError: a part is missing or does not fit.
+        """
+        dtype = dtype or torch.float32
+        model = cls(
+            unet=load_network(UNet3DConditionModel, part_folder(folder, "unet"), dtype),
+            vae=load_codec(part_folder(folder, "vae"), dtype),
+            text=TextConditioner.load(folder, dtype) if text else None,
+            scheduler=load_scheduler(part_folder(folder, "scheduler")),
+            frames=read_index(Path(folder)).get("frames", 16),
+        )
+        return model.to(device) if device is not None else model
+
+    def save(
+        self,
+        folder: str | Path,
+        dtype: torch.dtype = torch.float16,
+        max_shard_size: str = MAX_SHARD_SIZE,
+        int8: bool = False,
+        text_from: str | None = None,
+    ) -> None:
+        """Write the folder that ``load`` reads; with an autoencoder and without ``int8`` diffusers reads it too.
+
+        Args:
+            dtype: of the safetensors shards, each of at most ``max_shard_size``.
+            int8: store the UNet in 8 bits (see ``int8_weights``).
+            text_from: name of the sibling prior whose text tower is this one's; it is not written again.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_network(self.unet, folder / "unet", dtype, max_shard_size, int8)
+        save_codec(self.vae, folder / "vae", dtype, max_shard_size)
+        self.scheduler.save_pretrained(folder / "scheduler")
+        index: dict[str, object] = {"_class_name": "TextToVideoSDPipeline"}
+        for name, part in (("unet", self.unet), ("vae", self.vae), ("scheduler", self.scheduler)):
+            index[name] = ["diffusers", type(part).__name__]
+        if isinstance(self.vae, PixelUnshuffleCodec):
+            index = {"_class_name": "TextToVideoModel"}
+        index["frames"] = self.frames
+        if text_from is not None:
+            index["shared"] = dict.fromkeys(TEXT_PARTS, text_from)
+        elif self.text is not None:
+            self.text.save(folder, dtype, max_shard_size, int8)
+            index["text_encoder"] = ["transformers", type(self.text.text_encoder).__name__]
+            index["tokenizer"] = ["transformers", "CLIPTokenizer"]
+        write_index(folder, index)
+
+
+def load_t2v(name: str, device: torch.device | str = "cpu", text: bool = True) -> TextToVideoModel:
+    """A frozen text-to-video prior in single precision, from whatever ``name`` stands for: see :func:`resolve_prior`.
+
+    Raises:
+        UserError: nothing of that name exists, or it is no folder in diffusers layout.
+    """
+    weights = resolve_prior(name, T2V_PARTS if text else tuple(p for p in T2V_PARTS if p not in TEXT_PARTS))
+    if weights.kind != "folder":
+        raise UserError(
+            f"{weights.path} is a single checkpoint; text-to-video priors are read from a folder in diffusers layout, "
+            "such as the hub's damo-vilab/text-to-video-ms-1.7b or cerspense/zeroscope_v2_576w"
+        )
+    return TextToVideoModel.load(weights.path, device=device, text=text).requires_grad_(False).eval()
