@@ -6,33 +6,18 @@ the GPU.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 
 from threestudio.utils.typing import Tensor
 
-from .rasterise import (
-    AMBIENT,
-    DIRECT,
-    DISTANCE,
-    ROUGHNESS,
-    SLOPE,
-    SUN_ELEVATION,
-    Lights,
-    Shot,
-    light_direction,
-    on_white,
-    render,
-)
+from .looks import SUN_AZIMUTH, sun_azimuths, varied_colours, varied_lights
+from .rasterise import DISTANCE, Lights, Shot, on_white, render
 from .scenes import PosedMeshes
 
-SUN_AZIMUTH = 62.0  # of the benchmark's light, relative to its input camera
 EVAL_AZIMUTHS = (-75.0, 15.0, 105.0, 195.0)
 DRAWS = 40  # uniform numbers a pair uses
-
-PERMUTATIONS = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
 
 
 @dataclass
@@ -94,7 +79,6 @@ class PairSampler:
         self.meshes, self.resolution, self.backend = meshes, resolution, backend
         self.generator = torch.Generator(device=meshes.device).manual_seed(seed)
         self.poses = meshes.sampler(validation, self.cfg.animated_share)
-        self.permutations = torch.eye(3, device=meshes.device)[torch.tensor(PERMUTATIONS, device=meshes.device)]
 
     def __call__(self, count: int) -> PairBatch:
         """Draws and renders ``count`` pairs."""
@@ -122,17 +106,10 @@ class PairSampler:
         canonical = u[13] < cfg.canonical_scale_share
         scale = torch.where(canonical, zero + 1, between(14, 0.7, 1.12))
         offset = torch.stack([torch.where(canonical, zero, between(15 + i, -0.06, 0.06)) for i in range(3)], -1)
-        standard = u[18] < cfg.standard_light_share
-        sun = torch.where(standard, SUN_AZIMUTH + between(19, -15, 15), between(20, -180, 180))
+        sun = sun_azimuths(u[18:21], cfg.standard_light_share)
         sun = cond_azimuth + torch.where(flip, -sun, sun)  # mirrored, it stands where it was asked for
-        lights = Lights(
-            direction=light_direction(SUN_ELEVATION + between(21, -12, 12), sun),
-            ambient=AMBIENT * between(22, 0.85, 1.2),
-            slope=SLOPE * between(23, 0.5, 1.4),
-            direct=DIRECT * between(24, 0.75, 1.2),
-            roughness=ROUGHNESS * between(25, 0.85, 1.5),
-            specular=between(26, 0.3, 1.1),
-        )
+        lights = varied_lights(u[21:27], sun)
+        colours = varied_colours(u[27:32], cfg.permute_share, cfg.tint_share)
         shot = Shot(
             pose=torch.cat([pose, pose]),
             elevation=torch.cat([cond_elevation, elevation]),
@@ -141,26 +118,11 @@ class PairSampler:
             lights=Lights(**{k: torch.cat([v, v]) for k, v in vars(lights).items()}),
             scale=scale.repeat(2),
             offset=offset.repeat(2, 1),
-            colour=self._colours(u[27:32]).repeat(2, 1, 1),
+            colour=colours.repeat(2, 1, 1),
             flip=flip.repeat(2),
         )
         sign = torch.where(flip, -1.0, 1.0)
         return self._render(shot, pose, sign)
-
-    def _colours(self, u: Tensor) -> Tensor:
-        """Matrices [B, 3, 3] on albedo: a permutation of channels for some, a turn of hue and a gain for some."""
-        identity = self.permutations[0]
-        chosen = self.permutations[(u[1] * 6).long().clamp_max(5)]
-        permuted = torch.where((u[0] < self.cfg.permute_share)[:, None, None], chosen, identity)
-        tint = u[2] < self.cfg.tint_share
-        hue = math.radians(20.0) * (2 * u[3] - 1) * tint
-        gain = torch.where(tint, 0.75 + 0.55 * u[4], torch.ones_like(u[4]))
-        cosine, sine, third = hue.cos(), hue.sin() / math.sqrt(3.0), (1 - hue.cos()) / 3
-        rows = [torch.stack(r, -1) for r in (
-            (cosine + third, third - sine, third + sine), (third + sine, cosine + third, third - sine),
-            (third - sine, third + sine, cosine + third),
-        )]  # fmt: skip
-        return gain[:, None, None] * torch.stack(rows, 1) @ permuted
 
     def _render(self, shot: Shot, pose: Tensor, sign: Tensor) -> PairBatch:
         rgba = render(self.meshes, shot, self.resolution, backend=self.backend)

@@ -154,7 +154,9 @@ def render_table(meshes: PosedMeshes, pose: Tensor, table: Tensor, resolution: i
 
 
 def _widened(meshes: PosedMeshes) -> list[np.ndarray]:
-    """Vertices, normals and colours of CPU meshes as float32 arrays, made once for each PosedMeshes."""
-    if "_float32" not in vars(meshes):
-        vars(meshes)["_float32"] = [t.float().numpy() for t in (meshes.vertices, meshes.normals, meshes.colours)]
-    return vars(meshes)["_float32"]
+    """Vertices, normals and colours of CPU meshes as float32 arrays, made again only when one was written to."""
+    tensors = (meshes.vertices, meshes.normals, meshes.colours)
+    versions = [(id(t), t._version) for t in tensors]
+    if "_float32" not in vars(meshes) or vars(meshes)["_float32"][0] != versions:
+        vars(meshes)["_float32"] = (versions, [t.float().numpy() for t in tensors])
+    return vars(meshes)["_float32"][1]
