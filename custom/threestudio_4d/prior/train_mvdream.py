@@ -1,0 +1,180 @@
+"""Train the built-in text-to-multi-view prior ``mvdream-tiny`` on renders of posed meshes and their captions.
+
+    python -m threestudio_4d.prior.train_mvdream --pack motion.npz --text clip-tiny --out run/mvdream --minutes 12
+
+A second call with the same ``--out`` goes on where the first one stopped.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..guidance.mvdream_model import VIEWS, MVDreamModel, camera_condition
+from ..guidance.score_distillation import add_noise, v_from_eps_x0
+from .captions import TEMPLATES, Captions
+from .clip_model import ImageTextModel
+from .jitter import ShapeJitter
+from .mvdream_evaluation import (
+    ViewGroups,
+    consistency_scores,
+    denoising_losses,
+    level_views,
+    one_step_psnr,
+    sample_views,
+    variants,
+)
+from .mvdream_networks import build_mvdream_tiny
+from .scenes import PosedMeshes
+from .sd_evaluation import sample_scores
+from .sentence_table import SentenceTable
+from .training import TrainingConfig, draw_timesteps, parse_config, train
+from .view_sampler import ViewSampler
+
+
+@dataclass(kw_only=True)
+class MVDreamTrainingConfig(TrainingConfig):
+    """Settings of the training of ``mvdream-tiny``; see ``TrainingConfig`` for the others. A sample is four views.
+
+    Attributes:
+        pack: meshes, as ``threestudio_4d.prior.assets`` writes them.
+        text: image-text prior whose frozen text tower is used, and which judges samples: a name or a folder.
+        limit: at most that many animated assets and as many stills; 0 takes all.
+        image_size: of the views.
+        channels: of the UNet's resolutions, the finest first, separated by commas.
+        action_share: share of captions that say what the asset does, the rest only name it.
+        text_dropout: share of groups without text, for classifier-free guidance.
+        terminal_share: share of groups at the last timestep (pure noise).
+        jitter_steps: new shapes and palettes every so many steps; 0 keeps the assets as they are.
+        evaluation_groups: groups of views that the scores are measured on, of each split.
+        evaluation_draws: samples for each sentence, at the end.
+        evaluation_scale: guidance scale of the samples that are scored.
+    """
+
+    pack: str
+    text: str = "clip-tiny"
+    limit: int = 0
+    image_size: int = 64
+    channels: str = "48,96,96"
+    action_share: float = 0.5
+    text_dropout: float = 0.1
+    terminal_share: float = 0.05
+    jitter_steps: int = 50
+    evaluation_groups: int = 512
+    evaluation_draws: int = 4
+    evaluation_scale: float = 3.0
+
+
+class MVDreamTask:
+    """Groups of four views with their cameras and a caption; see ``training.PriorTask``."""
+
+    def __init__(self, config: MVDreamTrainingConfig, device: torch.device, seed: int) -> None:
+        self.config = config
+        self.clip = ImageTextModel.load(config.text, device)
+        channels = tuple(int(width) for width in config.channels.split(","))
+        self.model = build_mvdream_tiny(self.clip.text, config.image_size, channels).to(device)
+        self.meshes = PosedMeshes.load(config.pack, device, config.limit or None)
+        self.captions = Captions.from_meshes(self.meshes, TEMPLATES)
+        half = torch.bfloat16 if device.type == "cuda" else torch.float32
+        self.table = SentenceTable(self.clip.text, self.captions.sentences, ("",), half)
+        self.sampler = ViewSampler(self.meshes, VIEWS, config.image_size, seed)
+        self.held_out, self.training = self._groups(validation=True), self._groups(validation=False)
+        self.mean_picture = self.training.images.mean((0, 1))
+        self.level = {name: self._level(name == "held_out") for name in ("held_out", "train")}
+        self.jitter = ShapeJitter(self.meshes, seed) if config.jitter_steps else None
+        self.generator = torch.Generator(device).manual_seed(seed)
+
+    def _asset_captions(self, pose: Tensor) -> Tensor:
+        """What the asset of each pose is, [B] long."""
+        return self.captions.asset_caption_index[self.meshes.pose_asset[pose].long()]
+
+    @torch.no_grad()
+    def _groups(self, validation: bool) -> ViewGroups:
+        """Groups of views, the same in every run, captioned with what the asset is."""
+        config = self.config
+        sampler = ViewSampler(self.meshes, VIEWS, config.image_size, seed=4321, validation=validation)
+        views = sampler(config.evaluation_groups)
+        camera = camera_condition(views.c2w.flatten(0, 1)).unflatten(0, (-1, VIEWS))
+        return ViewGroups(views.images, camera, self._asset_captions(views.pose))
+
+    def _level(self, validation: bool) -> ViewGroups:
+        """Views from level cameras, as many as samples are drawn for."""
+        count = max(2, self.config.evaluation_groups // self.config.evaluation_draws)
+        groups = level_views(self.meshes, count, self.config.image_size, validation)
+        return ViewGroups(groups.images, groups.camera, self._asset_captions(groups.caption))
+
+    def draw(self, count: int) -> tuple[Tensor, ...]:
+        """Views [B V, 3, S, S], contexts [B, L, D], cameras [B V, 16], timesteps [B V], noise [B V, C, h, w]."""
+        views, config = self.sampler(count), self.config
+        device = views.images.device
+        u = torch.rand(3, count, generator=self.generator, device=device)
+        sentence = self.captions.draw(views.pose, self.meshes.pose_asset, u[:2], config.action_share)
+        context = self.table(sentence, None, u[2] < config.text_dropout)
+        t = draw_timesteps(count, self.model.num_train_timesteps - 1, config.terminal_share, device)
+        noise = torch.randn((count * VIEWS, *self.model.latent_shape), device=device)
+        camera = camera_condition(views.c2w.flatten(0, 1))
+        return views.images.flatten(0, 1), context, camera, t.repeat_interleave(VIEWS), noise
+
+    def loss(
+        self, model: MVDreamModel, images: Tensor, context: Tensor, camera: Tensor, t: Tensor, noise: Tensor
+    ) -> Tensor:
+        """v-prediction loss (Salimans and Ho, 2022); the views of a group share their timestep, as in distillation."""
+        x0, alpha_bar = model.encode(images, sample=False), model.alphas_cumprod[t]
+        text = context.repeat_interleave(VIEWS, 0)
+        output = model.denoise(add_noise(x0, noise, alpha_bar), t, text, camera)
+        return F.mse_loss(output, v_from_eps_x0(noise, x0, alpha_bar))
+
+    def refresh(self, step: int) -> None:
+        """New shapes and palettes every ``jitter_steps``."""
+        if self.jitter is not None and step % self.config.jitter_steps == 0:
+            self.jitter.refresh()
+
+    def evaluate(self, average: MVDreamModel, final: bool) -> dict[str, Any]:
+        """Losses with one thing less at a time, on both splits; at the end also scores of samples."""
+        scores: dict[str, Any] = {}
+        for name, groups in (("held_out", self.held_out), ("train", self.training)):
+            shown = variants(groups, self.table, self.table.empty)
+            scores[name] = {
+                "loss": denoising_losses(average, shown),
+                "one_step_psnr": one_step_psnr(average, shown, self.mean_picture),
+            }
+            if final:
+                other = self.level["train" if name == "held_out" else "held_out"]
+                scores[name] |= self._sample_scores(average, self.level[name], other)
+        return scores
+
+    def _sample_scores(self, average: MVDreamModel, truth: ViewGroups, other: ViewGroups) -> dict[str, Any]:
+        """Do samples show their sentence, and do their views belong together? ``other``: views of the other split."""
+        config, table = self.config, self.table
+
+        def drawn(captions: Tensor, draws: int) -> Tensor:
+            """[G, draws, V, 3, S, S]"""
+            context, camera = table(captions).repeat_interleave(draws, 0), truth.camera.repeat_interleave(draws, 0)
+            views = sample_views(average, context, table.empty, camera, 25, config.evaluation_scale)
+            return views.unflatten(0, (-1, draws))
+
+        right = drawn(truth.caption, config.evaluation_draws)
+        wrong = drawn(truth.wrong_captions(), 1)
+        samples = {"right_text": right[:, 0].flatten(0, 1), "wrong_text": wrong[:, 0].flatten(0, 1)}
+        seen = sample_scores(
+            self.clip, self.captions.sentences, samples, truth.caption.repeat_interleave(VIEWS),
+            truth.images.flatten(0, 1), {"other_split_renders": other.images.flatten(0, 1)}, self.mean_picture,
+        )  # fmt: skip
+        return {"consistency": consistency_scores(right, truth.images), "samples": seen}
+
+    def save(self, average: MVDreamModel, folder: Path) -> None:
+        average.save(folder)
+
+
+def main() -> None:
+    config = parse_config(MVDreamTrainingConfig, __doc__, minutes=12.0, batch_size=256, evaluate_minutes=2.0)
+    train(lambda device, seed: MVDreamTask(config, device, seed), config)
+
+
+if __name__ == "__main__":
+    main()
