@@ -1,0 +1,149 @@
+"""``python -m threestudio_4d.evaluation.benchmark``: train configs on clips with ground truth, and report.
+
+    python -m threestudio_4d.evaluation.benchmark SPEC.yaml [options] [key=value ...]
+    python -m threestudio_4d.evaluation.benchmark --config FILE... --data FOLDER [options] [key=value ...]
+
+The same command again goes on where it was stopped, and writes the report anew if there is nothing left to do.
+Exit status: 0 all runs done, 1 some failed, 2 a mistake in the command or the benchmark file, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+
+from ...errors import UserError
+from ...paths import project_root
+from .provenance import provenance
+from .report import write_report
+from .runner import Options, read_states, run_all
+from .runs import FAILED
+from .scores import collect, evaluate_methods
+from .spec import Spec, make_jobs, make_spec, read_spec
+
+EXIT_OK, EXIT_FAILED_RUNS, EXIT_USER, EXIT_INTERRUPTED = 0, 1, 2, 130
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m threestudio_4d.evaluation.benchmark",
+        description="Train configs on clips with ground truth, evaluate them, and write a report.",
+        epilog="docs/benchmarking.md describes the benchmark file.",
+    )
+    add = parser.add_argument
+    add("arguments", nargs="*", metavar="SPEC.yaml | key=value",
+        help="the benchmark file; overrides for every run")  # fmt: skip
+    add("--config", nargs="+", metavar="FILE", help="configs, instead of a benchmark file")
+    add("--data", metavar="FOLDER", help="with --config: <object>/<view>/<frame>.png")
+    add("--objects", nargs="+", metavar="NAME", help="with --config: only these objects")
+    add("--seeds", nargs="+", type=int, default=[0], metavar="N", help="with --config (default: 0)")
+    add("--protocol", default="bench4d", metavar="NAME", help="with --config: of the evaluator")
+    add("--out", type=Path, metavar="FOLDER", help="default: outputs/benchmarks/<name>")
+    add("--workers", type=int, metavar="N",
+        help="runs at a time, spread over GPUs or cores (default: 1; Ray: what it has)")  # fmt: skip
+    add("--threads", type=int, metavar="N", help="CPU threads of a run (default: cores / workers)")
+    add("--ray", nargs="?", const="", metavar="ADDRESS",
+        help="spread over this machine, or the cluster at ADDRESS, through Ray")  # fmt: skip
+    add("--only", nargs="+", default=[], metavar="PATTERN",
+        help="only these configs, objects, s<seed>, or <config>/<object>-s<seed>; * fits all")  # fmt: skip
+    add("--retry-failed", action="store_true", help="start failed runs again")
+    add("--report", action="store_true", help="run nothing, report on what is there")
+    add("--launcher", type=Path, metavar="FILE", help="launch.py to use (default: the project's)")
+    args = parser.parse_intermixed_args(argv)
+    for name, least in (("workers", 1), ("threads", 1)):
+        value = getattr(args, name)
+        if value is not None and value < least:
+            parser.error(f"--{name} must be at least {least}, not {value}")
+    return args
+
+
+def find_spec(args: argparse.Namespace) -> Spec:
+    """The benchmark that the command line names, in either of its forms.
+
+    Raises:
+        UserError: neither or both forms, or something wrong in them.
+    """
+    overrides = [text for text in args.arguments if "=" in text]
+    files = [text for text in args.arguments if "=" not in text]
+    if args.ray and args.ray.endswith((".yaml", ".yml")):
+        raise UserError(f"--ray took '{args.ray}' for an address: put the benchmark file before --ray")
+    if args.config or args.data:
+        if files:
+            raise UserError(f"give a benchmark file ({files[0]}) or --config and --data, not both")
+        if not (args.config and args.data):
+            raise UserError("--config FILE and --data FOLDER go together")
+        return make_spec(args.config, args.data, args.objects or (), args.seeds, overrides, args.protocol)
+    if len(files) != 1:
+        raise UserError("give one benchmark file, or --config FILE --data FOLDER")
+    if args.objects or args.protocol != "bench4d" or args.seeds != [0]:
+        raise UserError("--objects, --seeds and --protocol go with --config; a benchmark file says them itself")
+    return read_spec(files[0], overrides)
+
+
+def find_launcher(given: Path | None) -> Path:
+    """The ``launch.py`` to call: the one given, the working directory's, or the project's."""
+    places = [given] if given else [Path.cwd() / "launch.py", project_root() / "launch.py"]
+    for place in places:
+        if place.is_file():
+            return place.resolve()
+    raise UserError(f"there is no {places[-1]}: name the launcher with --launcher FILE")
+
+
+def run(args: argparse.Namespace) -> int:
+    spec = find_spec(args)
+    out = (args.out or Path("outputs", "benchmarks", spec.name)).resolve()
+    threads = args.threads or (max(1, (os.cpu_count() or 1) // args.workers) if (args.workers or 1) > 1 else None)
+    launcher = find_launcher(args.launcher)
+    jobs = make_jobs(spec, out, launcher, threads)
+    interrupted = False
+    if not args.report:
+        options = Options(args.workers, args.ray is not None, args.ray or None, args.retry_failed, args.only)
+        try:
+            run_all(jobs, out, options)
+        except KeyboardInterrupt:
+            interrupted = True
+            print("stopped; the same command goes on", file=sys.stderr, flush=True)
+    out.mkdir(parents=True, exist_ok=True)
+    states = read_states(jobs)
+    if interrupted and not any(state.status == "done" for state in states.values()):
+        return EXIT_INTERRUPTED
+    made_with = provenance(launcher.parent)
+    made_with["command"] = f"python -m threestudio_4d.evaluation.benchmark {shlex.join(sys.argv[1:])}"
+
+    def say(message: str) -> None:
+        print(message, file=sys.stderr, flush=True)
+
+    methods = collect(spec, jobs, states, out)
+    evaluate_methods(spec, methods, out, say)
+    path = write_report(spec, jobs, states, methods, out, made_with, say)
+    print(f"report in {path} and {path.with_suffix('.md')}", flush=True)
+    if interrupted:
+        return EXIT_INTERRUPTED
+    return EXIT_FAILED_RUNS if any(state.status == FAILED for state in states.values()) else EXIT_OK
+
+
+def main(argv: list[str] | None = None) -> int:
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), stop)
+    args = parse_arguments(argv)
+    try:
+        return run(args)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return EXIT_USER
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on", file=sys.stderr, flush=True)
+        return EXIT_INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,238 @@
+"""The runner with a launcher that trains nothing: order, failures, kills, resuming, devices, Ray."""
+
+import importlib.util
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from bench_maker import start, write_data, write_launcher
+
+from threestudio_4d.errors import UserError
+from threestudio_4d.evaluation.benchmark import runs
+from threestudio_4d.evaluation.benchmark.runner import Options, choose, read_states, run_all
+from threestudio_4d.evaluation.benchmark.schedulers import import_ray, run_here
+from threestudio_4d.evaluation.benchmark.spec import make_jobs, make_spec
+
+
+@pytest.fixture
+def bench(tmp_path, monkeypatch):
+    """``bench(*overrides)`` -> jobs of two objects, in a folder of their own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    data, launcher = write_data(tmp_path / "data"), write_launcher(tmp_path)
+    (tmp_path / "a.yaml").write_text("name: a\n")
+
+    def make(*overrides, threads=None):
+        spec = make_spec(["a.yaml"], str(data), overrides=overrides)
+        return make_jobs(spec, tmp_path / "out", launcher, threads)
+
+    return make
+
+
+def statuses(jobs):
+    return [runs.read_state(job.folder).status for job in jobs]
+
+
+def wait_for(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "this takes too long"
+        time.sleep(0.02)
+
+
+def log(job):
+    path = Path(job.folder, "run.log")
+    return path.read_text() if path.exists() else ""
+
+
+def test_a_failing_run_is_reported_and_the_others_go_on(bench, tmp_path, capfd):
+    jobs = bench("fake.fail=cat")
+    states = run_all(jobs, tmp_path / "out", Options())
+    assert [states[job.id].status for job in jobs] == statuses(jobs) == ["failed", "done"]
+    state = runs.read_state(jobs[0].folder)
+    assert state.exit_code == 2 and state.starts == 1 and state.device == "CPU"
+    assert state.reason == "error: system.loss.lambda_<b>rgb</b> is 'x'; it takes float."
+    assert state.log_tail[0] == "custom modules: none" and state.command[-1] == "fake.fail=cat"
+    printed = capfd.readouterr().err
+    assert "failed  a/cat-s0  error: system.loss" in printed and "2/2 runs, 1 failed" in printed
+
+
+def test_failed_runs_start_again_only_when_asked(bench, tmp_path):
+    jobs = bench("fake.fail=cat")
+    for options, starts in ((Options(), 1), (Options(), 1), (Options(retry_failed=True), 2)):
+        run_all(jobs, tmp_path / "out", options)
+        assert [runs.read_state(job.folder).starts for job in jobs] == [starts, 1]
+
+
+def test_only_some_runs(bench, tmp_path):
+    jobs = bench()
+    run_all(jobs, tmp_path / "out", Options(only=["dog"]))
+    assert [Path(job.folder).exists() for job in jobs] == [False, True]
+    assert [job.id for job in choose(jobs, ["a/c*"])] == ["a/cat-s0"] and len(choose(jobs, ["a"])) == 2
+    with pytest.raises(UserError, match="--only cow matches no run; configs and objects are: a, cat, dog"):
+        choose(jobs, ["cow"])
+
+
+def test_other_settings_are_not_mixed_with_earlier_runs(bench, tmp_path):
+    run_all(bench(), tmp_path / "out", Options())
+    with pytest.raises(UserError, match=r"2 of 2 runs were made with other settings") as caught:
+        read_states(bench("x=1"))
+    assert "overrides was [], is ['x=1']" in str(caught.value) and "another --out" in str(caught.value)
+    (tmp_path / "a.yaml").write_text("name: b\n")
+    with pytest.raises(UserError, match=r"the content of a.yaml has changed"):
+        read_states(bench())
+
+
+def test_a_run_that_only_failed_takes_new_settings(bench, tmp_path):
+    run_all(bench("fake.fail=cat"), tmp_path / "out", Options(only=["cat"]))
+    states = run_all(bench(), tmp_path / "out", Options(retry_failed=True))
+    assert {state.status for state in states.values()} == {"done"}
+
+
+def test_states_that_cannot_be_read_are_named(bench):
+    job = bench()[0]
+    Path(job.folder).mkdir(parents=True)
+    Path(job.folder, "run.json").write_text('{"id": ')
+    with pytest.raises(UserError, match=r"run\.json is not the state of a run .* remove it"):
+        read_states([job])
+
+
+def test_workers_share_the_devices(bench, monkeypatch):
+    jobs, seen = bench(threads=3), {}
+
+    def execute(job, device, should_stop, should_kill):
+        time.sleep(0.1)
+        seen[job.id] = device
+        return runs.RunState(job.id, "done")
+
+    monkeypatch.setattr(runs, "execute", execute)
+    run_here(jobs, ["4", "GPU-ab"], 2, lambda job, state: None, lambda: None)
+    assert sorted(seen.values()) == ["4", "GPU-ab"]
+    variables = runs._environment(jobs[0], "4")
+    assert variables["CUDA_VISIBLE_DEVICES"] == "4" and variables["OMP_NUM_THREADS"] == "3"
+
+
+def test_what_breaks_in_the_runner_itself_fails_one_run(bench, monkeypatch):
+    jobs, ended, whole = bench(), {}, runs.execute
+
+    def execute(job, *rest):
+        if job.object == "cat":
+            raise OSError("no space left")
+        return whole(job, *rest)
+
+    monkeypatch.setattr(runs, "execute", execute)
+    run_here(jobs, [], 1, lambda job, state: ended.update({job.object: state}), lambda: None)
+    assert ended["cat"].status == "failed" and ended["cat"].reason == "OSError: no space left"
+    assert ended["dog"].status == "done"
+
+
+@pytest.mark.parametrize(
+    ("code", "tail", "reason"),
+    [
+        (2, ["train 1/2", "error: a", "  b"], "error: a\n  b"),
+        (1, ["error: early", "internal error: KeyError: 'x' (the traceback is in error.log)"], None),
+        (1, ["Traceback (most recent call last):", "torch.cuda.OutOfMemoryError: CUDA out of memory"], None),
+        (-9, ["train 1/2"], "killed by SIGKILL (out of memory?)"),
+        (3, [], "exit status 3 without a message"),
+    ],
+)
+def test_reasons(code, tail, reason):
+    assert runs.explain(code, tail) == (reason or tail[-1])
+
+
+def test_ctrl_c_saves_and_the_next_start_goes_on(repository, bench, tmp_path):
+    jobs = bench("fake.seconds=3")
+    arguments = [
+        "--config",
+        "a.yaml",
+        "--data",
+        "data",
+        "--out",
+        "out",
+        "--launcher",
+        "fake_launch.py",
+        "fake.seconds=3",
+    ]
+    runner = start(repository, tmp_path, *arguments)
+    wait_for(lambda: "train 3/10" in log(jobs[0]))
+    runner.send_signal(signal.SIGINT)
+    printed, _ = runner.communicate(timeout=60)
+    assert runner.returncode == 130 and "stopped; the same command goes on" in printed, printed
+    state = runs.read_state(jobs[0].folder)
+    assert (state.status, state.exit_code, state.pid, state.starts) == ("queued", 143, None, 1)
+    assert state.seconds > 0.5 and log(jobs[0]).rstrip().endswith("stopped")
+    run_all(jobs, tmp_path / "out", Options())
+    assert statuses(jobs) == ["done", "done"]
+    again = log(jobs[0])
+    assert again.count("train 3/10") == 1 and again.count("train 10/10") == 1  # it went on, not from the start
+    assert runs.read_state(jobs[0].folder).seconds > 2
+
+
+def test_a_killed_runner_goes_on_and_stops_the_run_it_left_behind(repository, bench, tmp_path):
+    jobs = bench("fake.seconds=5")
+    arguments = ["--config", "a.yaml", "--data", "data", "--out", "out", "--launcher", "fake_launch.py"]
+    runner = start(repository, tmp_path, *arguments, "fake.seconds=5")
+    wait_for(lambda: "train 1/10" in log(jobs[0]))
+    runner.kill()
+    runner.wait()
+    runner.stdout.close()
+    left = runs.read_state(jobs[0].folder)
+    assert left.status == "running"
+    os.kill(left.pid, 0)  # it is still training
+    step = runs.read_progress(jobs[0].folder)
+    assert step[0] == "train" and step[2] == 10
+    state = runs.execute(jobs[0], should_stop=lambda: log(jobs[0]).count("starts at") == 2)
+    assert state.status == "queued" and state.starts == 2
+    text = log(jobs[0])
+    assert "stopped\ncustom modules: none\nstarts at" in text and text.count("train 1/10") == 1
+    with pytest.raises(ProcessLookupError):
+        os.kill(left.pid, 0)
+
+
+def test_a_folder_in_use_is_left_alone(bench):
+    job = bench()[0]
+    Path(job.folder).mkdir(parents=True)
+    with runs._locked(Path(job.folder), None), pytest.raises(runs.RunBusyError, match="in use"):
+        runs.execute(job)
+
+
+def test_two_runners_do_not_share_a_folder(repository, bench, tmp_path):
+    bench()
+    arguments = ["--config", "a.yaml", "--data", "data", "--out", "out", "--launcher", "fake_launch.py"]
+    first = start(repository, tmp_path, *arguments, "fake.seconds=30")
+    wait_for(lambda: (tmp_path / "out" / "runs" / "a" / "cat-s0" / "run.json").exists())
+    with pytest.raises(UserError, match="another benchmark runner works in"):
+        run_all(bench("fake.seconds=30"), tmp_path / "out", Options())
+    first.send_signal(signal.SIGTERM)
+    first.communicate(timeout=60)
+    assert first.returncode == 130
+
+
+def test_states_are_whole_at_every_moment(tmp_path):
+    for seconds in (1.0, 2.0):
+        runs.write_state(tmp_path, runs.RunState("a", seconds=seconds))
+        assert runs.read_state(tmp_path).seconds == seconds
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
+    with pytest.raises(TypeError):
+        runs.write_json(tmp_path / "run.json", object())
+    assert json.loads((tmp_path / "run.json").read_text())["seconds"] == 2.0
+
+
+def test_ray_that_is_not_there_is_named(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    with pytest.raises(UserError, match="--ray needs Ray: pip install"):
+        import_ray()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed (an optional extra)")
+@pytest.mark.slow
+def test_ray_spreads_runs(repository, bench, tmp_path):
+    jobs = bench("fake.fail=cat")
+    arguments = ["--config", "a.yaml", "--data", "data", "--out", "out", "--launcher", "fake_launch.py"]
+    runner = start(repository, tmp_path, *arguments, "--ray", "--workers", "2", "fake.fail=cat")
+    printed, _ = runner.communicate(timeout=200)
+    assert runner.returncode == 1, printed
+    assert statuses(jobs) == ["failed", "done"]
