@@ -1,0 +1,118 @@
+"""I3D: parameter names of the published file, padding, time averaging; and the two ways to prepare clips."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from threestudio_4d.errors import UserError
+from threestudio_4d.evaluation.i3d import I3D, MINIMUM_FRAMES, ConvUnit
+from threestudio_4d.evaluation.video_features import (
+    VideoFeatures,
+    load_video_features,
+    prepare_consistent4d,
+    prepare_styleganv,
+)
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(0)
+    return I3D()
+
+
+def test_has_the_names_and_shapes_of_the_published_file(network):
+    state = network.state_dict()
+    assert state["Conv3d_1a_7x7.conv3d.weight"].shape == (64, 3, 7, 7, 7)
+    assert state["Mixed_3b.b1b.conv3d.weight"].shape == (128, 96, 3, 3, 3)
+    assert state["Mixed_4f.b2a.bn.running_mean"].shape == (32,)
+    assert state["Mixed_5c.b3b.conv3d.weight"].shape == (128, 832, 1, 1, 1)
+    assert state["logits.conv3d.weight"].shape == (400, 1024, 1, 1, 1) and state["logits.conv3d.bias"].shape == (400,)
+    units = 3 + 9 * 6  # each a weight and five entries of its normalisation; then the logits
+    assert len(state) == units * 6 + 2
+    assert sum(p.numel() for p in network.parameters()) == 12_697_264
+
+
+@pytest.mark.parametrize(("size", "kernel", "stride"), [(9, 7, 2), (10, 7, 2), (5, 3, 1), (7, 2, 2)])
+def test_pads_as_tensorflow_does(size, kernel, stride):
+    """ceil(size / stride) values; of an odd number of zeros the last one stands at the end."""
+    unit = ConvUnit(1, 1, kernel, stride, logits=True)
+    torch.nn.init.ones_(unit.conv3d.weight)
+    torch.nn.init.zeros_(unit.conv3d.bias)
+    line = torch.zeros(1, 1, size, kernel, kernel)
+    line[..., kernel // 2, kernel // 2] = torch.arange(1.0, size + 1)
+    found = unit(line)[0, 0].amax((1, 2))
+    steps = -(-size // stride)
+    total = max((steps - 1) * stride + kernel - size, 0)
+    padded = F.pad(torch.arange(1.0, size + 1), (total // 2, total - total // 2))
+    expected = [float(padded[i * stride : i * stride + kernel].sum()) for i in range(steps)]
+    assert found.tolist() == expected
+
+
+def test_nine_frames_are_the_least(network):
+    assert MINIMUM_FRAMES == 9
+    assert network(torch.zeros(1, 3, 9, 224, 224)).shape == (1, 400)
+    with pytest.raises(RuntimeError):
+        network(torch.zeros(1, 3, 8, 224, 224))
+
+
+def test_reads_a_state_dictionary(network, tmp_path):
+    state = {key: value for key, value in network.state_dict().items() if not key.endswith("num_batches_tracked")}
+    torch.save(state, tmp_path / "i3d.pt")
+    features = load_video_features(tmp_path / "i3d.pt", CPU)
+    assert features.kind == "I3D state" and len(features.sha256) == 64 and features.minimum_frames == 9
+    assert torch.equal(features.network.logits.conv3d.bias, network.logits.conv3d.bias)
+    del state["logits.conv3d.bias"]
+    torch.save(state, tmp_path / "i3d.pt")
+    with pytest.raises(UserError, match="neither a TorchScript archive nor the weights of I3D: .*logits.conv3d.bias"):
+        load_video_features(tmp_path / "i3d.pt", CPU)
+
+
+class _Detector(torch.nn.Module):
+    """Takes StyleGAN-V's options, and fails if they are not what a prepared clip needs."""
+
+    def forward(self, x: torch.Tensor, rescale: bool = True, resize: bool = True, return_features: bool = False):
+        assert not rescale and not resize and return_features
+        return x.mean((3, 4)).flatten(1)
+
+
+class _Plain(torch.nn.Module):
+    def forward(self, x: torch.Tensor):
+        return x.mean((3, 4)).flatten(1)
+
+
+@pytest.mark.parametrize("module", [_Detector(), _Plain()])
+def test_reads_torchscript(module, tmp_path):
+    torch.jit.script(module).save(str(tmp_path / "i3d.pt"))
+    features = load_video_features(tmp_path / "i3d.pt", CPU)
+    assert features.kind == "TorchScript"
+    np.testing.assert_allclose(features(torch.full((3, 10, 8, 8), 0.5)), np.full(30, 0.5))
+
+
+def test_what_is_missing_or_wrong(tmp_path):
+    with pytest.raises(UserError, match="needs an I3D network, which cannot be fetched: give --fvd-network FILE"):
+        load_video_features(None, CPU)
+    with pytest.raises(UserError, match="there is no file .*absent.pt"):
+        load_video_features(tmp_path / "absent.pt", CPU)
+    (tmp_path / "text.pt").write_text("no network")
+    with pytest.raises(UserError, match="not a checkpoint that can be read safely"):
+        load_video_features(tmp_path / "text.pt", CPU)
+    bad = VideoFeatures(lambda clips: clips, "toy", "", "toy")
+    with pytest.raises(UserError, match="toy must give one row of features a clip; it gives a tensor of shape"):
+        bad(torch.zeros(3, 9, 4, 4))
+
+
+def test_prepared_clips():
+    frames = [Image.fromarray(np.full((40, 40, 3), value, np.uint8)) for value in (0, 51, 255)]
+    for prepare in (prepare_consistent4d, prepare_styleganv):
+        clip = prepare(frames)
+        assert clip.shape == (3, 3, 224, 224) and clip.dtype == torch.float32
+        np.testing.assert_allclose(clip[1, :, 7, 9], [-1, -0.6, 1], atol=1e-5)
+    edge = Image.fromarray(np.repeat(np.uint8([[0] * 20 + [255] * 20]), 40, 0)).convert("RGB")
+    assert prepare_consistent4d([edge]).max() > 1  # bicubic in floating point overshoots
+    assert prepare_styleganv([edge]).max() <= 1
+    expected = np.asarray(edge.split()[0].convert("F").resize((224, 224), Image.Resampling.BICUBIC)) / 127.5 - 1
+    np.testing.assert_allclose(prepare_consistent4d([edge])[2, 0], expected, atol=1e-6)
