@@ -1,6 +1,8 @@
 """Packs GLB assets into one small file: rest vertices, skin weights, and joint matrices of a few dozen poses.
 
-``python -m threestudio_4d.prior.assets FOLDER... --out pack.npz``
+``python -m threestudio_4d.prior.assets FOLDER... --out pack.npz`` keeps poses spread over all clips: enough for priors
+of single moments. ``--clip-frames 24`` keeps whole clips instead, at most ``--max-clips`` of each asset, for priors of
+motion: frame i of n is the pose at i/n of the clip, so a clip that loops goes on from its last pose to its first.
 
 The pack stores, for every asset, welded vertices (16-bit, in the asset's own box), four 8-bit skin weights, 8-bit sRGB
 albedo, faces and flags, and for every pose one half-precision 3x4 matrix a joint. The matrices already turn glTF's y-up
@@ -44,6 +46,9 @@ class PackedAsset:
     matrices: np.ndarray  # [P, J, 3, 4] float16
     clips: list[str]
     pose_clip: np.ndarray  # [P] int16 index into clips
+
+
+_KeptClip = tuple[Clip | None, np.ndarray]  # times [T] in seconds
 
 
 @dataclass
@@ -165,7 +170,31 @@ def _clip_counts(clips: int, poses: int) -> list[int]:
     return [poses // clips + (i < poses % clips) for i in range(clips)]
 
 
-def pack_asset(path: str | Path, name: str | None = None, poses: int = 45, dense: int = 12) -> PackedAsset:
+def _kept_times(asset: Asset, name: str, poses: int, clip_frames: int, max_clips: int | None) -> list[_KeptClip]:
+    """Which clips are kept, and at what times in seconds; one resting pose where there is no clip."""
+    clips = [clip for clip in asset.clips if clip_frames == 0 or clip.span[1] > clip.span[0]]
+    if not clips:
+        return [(None, np.zeros(1))]
+    if clip_frames == 0:
+        phases = [(np.arange(count) + 0.5) / max(count, 1) for count in _clip_counts(len(clips), poses)]
+    else:
+        from .captions import choose_clips  # which needs packs
+
+        chosen = choose_clips([clip.name for clip in clips], max_clips or len(clips), name)
+        clips, phases = [clips[i] for i in chosen], [np.arange(clip_frames) / clip_frames] * len(chosen)
+    spans = [clip.span for clip in clips]
+    times = [start + (end - start) * phase for (start, end), phase in zip(spans, phases, strict=True)]
+    return [(clip, kept) for clip, kept in zip(clips, times, strict=True) if len(kept)]
+
+
+def pack_asset(
+    path: str | Path,
+    name: str | None = None,
+    poses: int = 45,
+    dense: int = 12,
+    clip_frames: int = 0,
+    max_clips: int | None = None,
+) -> PackedAsset:
     """Reads and poses one GLB file.
 
     Args:
@@ -173,6 +202,8 @@ def pack_asset(path: str | Path, name: str | None = None, poses: int = 45, dense
         name: what to call it; by default the file's name without ending.
         poses: poses kept of an animated asset, spread over its clips and evenly in time.
         dense: extra times of each clip that count for its bounding sphere.
+        clip_frames: keep whole clips of so many poses instead, frame i at i / clip_frames of the clip.
+        max_clips: at most so many of them, one for each action first (see ``captions.choose_clips``).
 
     Raises:
         UserError: the file cannot be read, or holds no finite triangles.
@@ -185,18 +216,14 @@ def pack_asset(path: str | Path, name: str | None = None, poses: int = 45, dense
     spheres: list[np.ndarray] = []
     used = np.zeros(len(soup.palette), bool)
     used[soup.joints[soup.weights > 0]] = True
-    plan = list(zip(asset.clips, _clip_counts(len(asset.clips), poses), strict=True)) if asset.clips else [(None, 1)]
+    name = name or Path(path).stem
     broken = np.zeros(len(soup.palette), bool)
-    for clip, count in plan:
-        if not count:
-            continue
-        start, end = clip.span if clip is not None else (0.0, 0.0)
-        kept = start + (end - start) * (np.arange(count) + 0.5) / count
-        times = np.concatenate([kept, np.linspace(start, end, dense)]) if clip is not None else kept
+    for clip, kept in _kept_times(asset, name, poses, clip_frames, max_clips):
+        times = np.concatenate([kept, np.linspace(*clip.span, dense)]) if clip is not None else kept
         matrices = _palette_matrices(asset, soup, clip, times)
         wrong = ~np.isfinite(matrices).all((2, 3)) & used
         broken |= wrong.any(0)
-        chosen.append((clip.name if clip is not None else "", matrices[:count]))
+        chosen.append((clip.name if clip is not None else "", matrices[: len(kept)]))
         spheres.append(matrices)
     # Vertices that a broken joint moves are dropped with their faces.
     lost = (broken[soup.joints] & (soup.weights > 0)).any(1)
@@ -235,7 +262,7 @@ def pack_asset(path: str | Path, name: str | None = None, poses: int = 45, dense
     names = [clip for clip, _ in chosen]
     pose_clip = np.repeat(np.arange(len(chosen)), [len(kept) for _, kept in chosen]).astype(np.int16)
     return PackedAsset(
-        name or Path(path).stem, len(matrices) > 1, rest, joints.astype(np.uint8), weights8, colours, faces, flags,
+        name, len(matrices) > 1, rest, joints.astype(np.uint8), weights8, colours, faces, flags,
         (matrices @ box)[:, :, :3].astype(np.float16), names, pose_clip,
     )  # fmt: skip
 
@@ -324,8 +351,18 @@ def read_pack(path: str | Path, limit: int | None = None) -> list[PackedAsset]:
     return assets
 
 
-def pack_assets(folders: list[str | Path], out: str | Path, poses: int = 45, progress: bool = False) -> list[str]:
-    """Packs every GLB file below ``folders``, named by its path from its folder on. Returns what was skipped and why.
+def pack_assets(
+    folders: list[str | Path],
+    out: str | Path,
+    poses: int = 45,
+    progress: bool = False,
+    clip_frames: int = 0,
+    max_clips: int | None = None,
+) -> list[str]:
+    """Packs every GLB file below ``folders``, named by its path from its folder on; see ``pack_asset``.
+
+    Returns:
+        What was skipped and why.
 
     Raises:
         UserError: no file could be packed.
@@ -337,7 +374,7 @@ def pack_assets(folders: list[str | Path], out: str | Path, poses: int = 45, pro
     for path, root in track(files, "packing", disable=not progress):
         name = path.relative_to(root.parent).with_suffix("").as_posix()
         try:
-            assets.append(pack_asset(path, name, poses))
+            assets.append(pack_asset(path, name, poses, clip_frames=clip_frames, max_clips=max_clips))
         except UserError as error:
             skipped.append(f"{name}: {error}")
     if not assets:
@@ -351,9 +388,16 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("folders", nargs="+", type=Path, help="folders searched for .glb files")
     parser.add_argument("--out", type=Path, required=True, help="the pack to write (.npz)")
     parser.add_argument("--poses", type=int, default=45, help="poses kept of each animated asset")
+    parser.add_argument("--clip-frames", type=int, default=0, help="keep whole clips of so many poses instead")
+    parser.add_argument("--max-clips", type=int, help="at most so many clips of each asset (with --clip-frames)")
     args = parser.parse_args(arguments)
+    for flag, value in (("--poses", args.poses), ("--max-clips", args.max_clips or 1)):
+        if value < 1:
+            parser.error(f"{flag} must be at least 1, not {value}")
+    if args.clip_frames < 0 or (args.max_clips and not args.clip_frames):
+        parser.error("--max-clips needs --clip-frames, a positive number of poses such as 24")
     began = time.perf_counter()
-    skipped = pack_assets(args.folders, args.out, args.poses, progress=True)
+    skipped = pack_assets(args.folders, args.out, args.poses, True, args.clip_frames, args.max_clips)
     for line in skipped:
         print(f"skipped {line}")
     print(f"{args.out}: {args.out.stat().st_size / 1e6:.1f} MB in {time.perf_counter() - began:.0f} s")
