@@ -37,6 +37,17 @@ def test_poses_of_an_asset_can_change_together():
     torch.testing.assert_close(pose(meshes, 0).norm(dim=-1).max(), before.norm(dim=-1).max(), atol=2e-3, rtol=0)
 
 
+def test_a_bulge_changes_one_place_and_leaves_the_far_side():
+    meshes = creature_meshes(1)
+    before = pose(meshes, 0).clone()
+    still = {"stretch": 0.0, "shear": 0.0, "tilt_deg": 0.0, "wave": 0.0, "kept_share": 0.0}
+    ShapeJitter(meshes, seed=0, bulge=0.0, **still).refresh()
+    torch.testing.assert_close(pose(meshes, 0), before, atol=1e-3, rtol=0)
+    ShapeJitter(meshes, seed=2, bulge=0.3, **still).refresh()
+    moved = (pose(meshes, 0) - before).norm(dim=-1)
+    assert moved.max() > 0.02 and moved.min() < 0.3 * moved.max()
+
+
 def test_kept_shapes_and_palettes_stay():
     meshes = creature_meshes(2)
     vertices, colours = meshes.vertices.clone(), meshes.colours.clone()

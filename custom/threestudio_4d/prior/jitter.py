@@ -17,9 +17,9 @@ PALETTE_SIZE = 8192
 class ShapeJitter:
     """Redraws the shape of every pose and the palette of some assets, in place, each time ``refresh`` is called.
 
-    A shape passes through a random linear map (stretch, shear, tilt) and three slow waves of displacement, then keeps
-    the radius it had. A quarter of the poses stay as they are. For clips, all poses of an asset change in the same way
-    (``by_asset``), so that it still moves as it did.
+    A shape passes through a random linear map (stretch, shear, tilt), three slow waves of displacement and three
+    bulges (a head grows, a leg becomes thin), then keeps the radius it had. A quarter of the shapes stay as
+    they are. For clips, all poses of an asset change in the same way (``by_asset``): it still moves as it did.
 
     Args:
         meshes: changed in place by ``refresh``; smooth vertex normals keep their undeformed directions.
@@ -29,6 +29,7 @@ class ShapeJitter:
         shear: standard deviation of the off-diagonal entries.
         tilt_deg: standard deviation of the rotation about a random horizontal axis.
         wave: standard deviation of each component of a wave's amplitude, in world units.
+        bulge: standard deviation of the factor by which a bulge's middle grows or shrinks; each lies about some vertex.
         recoloured_share: share of assets whose colours are replaced by random ones, equal colours by equal ones.
         by_asset: one change of shape for all poses of an asset, instead of one for each pose.
     """
@@ -42,18 +43,21 @@ class ShapeJitter:
         shear: float = 0.10,
         tilt_deg: float = 8.0,
         wave: float = 0.03,
+        bulge: float = 0.3,
         recoloured_share: float = 0.2,
         by_asset: bool = False,
     ) -> None:
         self.meshes = meshes
         self.generator = torch.Generator(meshes.device).manual_seed(seed)
         self.kept_share, self.stretch, self.shear = kept_share, stretch, shear
-        self.tilt_deg, self.wave, self.recoloured_share = tilt_deg, wave, recoloured_share
+        self.tilt_deg, self.wave, self.bulge, self.recoloured_share = tilt_deg, wave, bulge, recoloured_share
         self.vertices, self.colours = meshes.vertices.clone(), meshes.colours.clone()
         ends = torch.cat([meshes.pose_vertex[1:], torch.tensor([len(self.vertices)], device=meshes.device)])
         group = meshes.pose_asset.long() if by_asset else torch.arange(meshes.poses, device=meshes.device)
         self.shapes = len(meshes.names) if by_asset else meshes.poses
         self.vertex_shape = torch.repeat_interleave(group, ends - meshes.pose_vertex)
+        self.shape_size = torch.bincount(self.vertex_shape, minlength=self.shapes)
+        self.shape_start = self.shape_size.cumsum(0) - self.shape_size  # the poses of an asset follow each other
         counts = (meshes.asset_vertex[1:] - meshes.asset_vertex[:-1]).long()
         self.vertex_asset = torch.repeat_interleave(torch.arange(len(counts), device=meshes.device), counts)
         self.radius = self._radius(self.vertices.float())
@@ -94,6 +98,13 @@ class ShapeJitter:
             amplitude = 2 * self.wave * strength[:, None] * self._normal(shapes, 3)
             angle = (frequency[self.vertex_shape] * vertices).sum(-1) + phase[self.vertex_shape]
             deformed += amplitude[self.vertex_shape] * angle.sin()[:, None]
+        for _ in range(3):
+            middle = self.shape_start + (self._uniform(shapes) * self.shape_size).long()
+            width = 0.1 + 0.25 * self._uniform(shapes)
+            growth = (2 * self.bulge * strength * self._normal(shapes)).clamp(-0.6, 1.2)
+            offset = deformed - deformed[middle][self.vertex_shape]
+            fade = torch.exp(-offset.square().sum(-1) / (2 * width.square())[self.vertex_shape])
+            deformed += (growth[self.vertex_shape] * fade)[:, None] * offset
         keep_size = self.radius / self._radius(deformed).clamp_min(1e-6)
         return (deformed * keep_size[self.vertex_shape, None]).to(self.vertices.dtype)
 
