@@ -24,6 +24,7 @@ from .jitter import ShapeJitter
 from .scenes import PosedMeshes
 from .training import TrainingConfig, parse_config, train
 from .view_sampler import ViewSampler
+from .view_words import ANY_VIEW, VIEW_WORDS, draw_views, view_numbers
 
 __all__ = ["ClipTask", "ClipTrainingConfig", "build_clip_tiny", "build_tokenizer", "contrastive_loss"]
 
@@ -38,7 +39,7 @@ class ClipTrainingConfig(TrainingConfig):
         image_size: of the pictures.
         width, layers: of both towers.
         vocab_size: at most that many tokens.
-        action_share: share of captions that say what the asset does ("a fox walking"), the rest only name it.
+        view_share: share of captions that end in view words (", front view").
         jitter_steps: new shapes and palettes every so many steps; 0 keeps the assets as they are.
         evaluation_pictures: renders of held-out assets that retrieval is measured on.
     """
@@ -49,7 +50,7 @@ class ClipTrainingConfig(TrainingConfig):
     width: int = 192
     layers: int = 4
     vocab_size: int = 2048
-    action_share: float = 0.5
+    view_share: float = 0.4
     jitter_steps: int = 20
     evaluation_pictures: int = 2048
 
@@ -71,15 +72,18 @@ def contrastive_loss(image: Tensor, text: Tensor, scale: Tensor, positive: Tenso
     return 0.5 * (rows + columns)
 
 
-def fits(first: Tensor, plain: Tensor, acting: Tensor) -> Tensor:
+def fits(said: Tensor, plain: Tensor, acting: Tensor, said_view: Tensor, view: Tensor) -> Tensor:
     """[B, B] float, 1 where the sentence of sample j is true of the picture of sample i.
 
     Args:
-        first: caption of each sample's sentence, without its template, [B].
+        said: caption of each sample's sentence, without template and view words, [B].
         plain: the caption that only names the asset of each picture, [B].
         acting: the caption that also says what it does, [B].
+        said_view: number of each sentence's view words, [B].
+        view: number of the view words that are true of each picture, [B].
     """
-    return ((first[None] == plain[:, None]) | (first[None] == acting[:, None])).float()
+    caption = (said[None] == plain[:, None]) | (said[None] == acting[:, None])
+    return (caption & ((said_view[None] == view[:, None]) | (said_view[None] == ANY_VIEW))).float()
 
 
 class ClipTask:
@@ -89,11 +93,12 @@ class ClipTask:
         self.config = config
         self.meshes = PosedMeshes.load(config.pack, device, config.limit or None)
         self.captions = Captions.from_meshes(self.meshes, TEMPLATES)
-        tokenizer = build_tokenizer(self.captions.sentences, Path(config.out) / "tokenizer", config.vocab_size)
+        sentences = [sentence + words for words in VIEW_WORDS for sentence in self.captions.sentences]
+        tokenizer = build_tokenizer(sentences, Path(config.out) / "tokenizer", config.vocab_size)
         clip = build_clip_tiny(len(tokenizer), config.width, config.layers, config.image_size)
         self.model = ImageTextModel.from_clip(clip, tokenizer).to(device)
-        self.ids = self.model.text.tokens(self.captions.sentences)  # [S, L]: nothing is tokenised in the loop
-        self.sampler = ViewSampler(self.meshes, 1, config.image_size, seed)
+        self.ids = self.model.text.tokens(sentences)  # [views * S, L]: nothing is tokenised in the loop
+        self.sampler = ViewSampler(self.meshes, 1, config.image_size, seed, captions=self.captions)
         self.jitter = ShapeJitter(self.meshes, seed) if config.jitter_steps else None
         self.generator = torch.Generator(device).manual_seed(seed)
         self.held_out = self._pictures(config.evaluation_pictures)
@@ -101,25 +106,28 @@ class ClipTask:
     @torch.no_grad()
     def _pictures(self, count: int) -> tuple[Tensor, Tensor]:
         """Pictures [N, 3, S, S] of held-out assets, always the same and in their own shape, and their captions [N]."""
-        views = ViewSampler(self.meshes, 1, self.config.image_size, seed=1234, validation=True)(count)
+        views = ViewSampler(self.meshes, 1, self.config.image_size, 1234, validation=True, captions=self.captions)(
+            count
+        )
         return views.images[:, 0], self.captions.asset_caption_index[self.meshes.pose_asset[views.pose].long()]
 
     def draw(self, count: int) -> tuple[Tensor, ...]:
-        """Pictures [B, 3, S, S], token numbers [B, L], and the three captions of ``fits``, [B] each."""
-        views = self.sampler(count)
+        """Pictures [B, 3, S, S], token numbers [B, L], and what ``fits`` takes, [B] each."""
+        views, config = self.sampler(count), self.config
         captions, assets = self.captions, self.meshes.pose_asset
-        u = torch.rand(2, count, generator=self.generator, device=self.meshes.device)
-        sentence = captions.draw(views.pose, assets, u, self.config.action_share)
-        first = sentence // captions.templates * captions.templates
+        u = torch.rand(count, generator=self.generator, device=self.meshes.device)
+        sentence = views.caption
+        said = sentence // captions.templates * captions.templates
         plain = captions.asset_caption_index[assets[views.pose].long()]
-        return views.images[:, 0], self.ids[sentence], first, plain, captions.pose_caption[views.pose]
+        elevation, azimuth = views.elevation[:, 0], views.azimuth[:, 0]
+        said_view = draw_views(elevation, azimuth, u, config.view_share)
+        ids = self.ids[sentence + said_view * len(captions.sentences)]
+        truth = (said, plain, captions.pose_caption[views.pose], said_view, view_numbers(elevation, azimuth))
+        return views.images[:, 0], ids, *truth
 
-    def loss(
-        self, model: ImageTextModel, images: Tensor, ids: Tensor, first: Tensor, plain: Tensor, acting: Tensor
-    ) -> Tensor:
+    def loss(self, model: ImageTextModel, images: Tensor, ids: Tensor, *truth: Tensor) -> Tensor:
         """``contrastive_loss`` of a batch."""
-        positive = fits(first, plain, acting)
-        return contrastive_loss(model.image_features(images), model.token_features(ids), model.scale(), positive)
+        return contrastive_loss(model.image_features(images), model.token_features(ids), model.scale(), fits(*truth))
 
     def refresh(self, step: int) -> None:
         """New shapes and palettes every ``jitter_steps``."""
@@ -131,7 +139,7 @@ class ClipTask:
         return {"held_out": held_out_retrieval(average, self.held_out[0], self.captions.sentences, self.held_out[1])}
 
     def save(self, average: ImageTextModel, folder: Path) -> None:
-        average.save(folder)
+        average.save(folder, int8=True)  # what other priors are trained with is what ships
 
 
 def main() -> None:

@@ -1,0 +1,57 @@
+"""The architecture of the built-in text-to-image prior ``sd-tiny``."""
+
+from __future__ import annotations
+
+from diffusers import DDIMScheduler, UNet2DConditionModel
+
+from ..guidance.codec import PixelUnshuffleCodec
+from ..guidance.sd_model import StableDiffusionModel
+from ..guidance.text import TextConditioner
+
+PATCH_SIZE = 2
+
+
+def pixel_schedule() -> DDIMScheduler:
+    """Cosine schedule that ends in pure noise, v-prediction; samples clip the predicted picture to its range."""
+    return DDIMScheduler(
+        beta_schedule="squaredcos_cap_v2",
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
+        clip_sample=True,
+        timestep_spacing="trailing",
+        set_alpha_to_one=True,
+    )
+
+
+def build_sd_tiny(
+    text: TextConditioner | None,
+    image_size: int = 64,
+    channels: tuple[int, ...] = (64, 64, 96),
+    context_width: int | None = None,
+) -> StableDiffusionModel:
+    """An untrained prior on pixels, 3.4 M parameters in its UNet at the default size.
+
+    Attention stands at all but the finest resolution.
+
+    Args:
+        text: the frozen tower that it attends to.
+        image_size: side of the pictures.
+        channels: of the UNet's resolutions, the finest first; multiples of 16.
+        context_width: channels of the embeddings, where there is no tower.
+    """
+    latent_channels = 3 * PATCH_SIZE**2
+    coarser = len(channels) - 1
+    unet = UNet2DConditionModel(
+        sample_size=image_size // PATCH_SIZE,
+        in_channels=latent_channels,
+        out_channels=latent_channels,
+        block_out_channels=channels,
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", *("CrossAttnDownBlock2D",) * coarser),
+        up_block_types=(*("CrossAttnUpBlock2D",) * coarser, "UpBlock2D"),
+        cross_attention_dim=context_width if text is None else text.width,
+        # diffusers reads this as the number of heads
+        attention_head_dim=tuple(max(width // 32, 1) for width in channels),
+        norm_num_groups=16,
+    )
+    return StableDiffusionModel(unet, PixelUnshuffleCodec(PATCH_SIZE), pixel_schedule(), text)

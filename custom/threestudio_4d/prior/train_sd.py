@@ -1,0 +1,146 @@
+"""Train the built-in text-to-image prior ``sd-tiny`` on renders of posed meshes and their captions.
+
+    python -m threestudio_4d.prior.train_sd --pack motion.npz --text clip-tiny --out run/sd --minutes 12
+
+A second call with the same ``--out`` goes on where the first one stopped.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..guidance.score_distillation import add_noise, v_from_eps_x0
+from ..guidance.sd_model import StableDiffusionModel
+from .captions import TEMPLATES, Captions
+from .clip_model import ImageTextModel
+from .jitter import ShapeJitter
+from .scenes import PosedMeshes
+from .sd_evaluation import CaptionedPictures, denoising_losses, one_step_psnr, sample_pictures, sample_scores
+from .sd_networks import build_sd_tiny
+from .sentence_table import SentenceTable
+from .training import TrainingConfig, draw_timesteps, parse_config, train
+from .view_sampler import ViewSampler
+from .view_words import VIEW_WORDS, draw_views
+
+
+@dataclass(kw_only=True)
+class SdTrainingConfig(TrainingConfig):
+    """Settings of the training of ``sd-tiny``; see ``TrainingConfig`` for the others.
+
+    Attributes:
+        pack: meshes, as ``threestudio_4d.prior.assets`` writes them.
+        text: image-text prior whose frozen text tower is used, and which judges samples: a name or a folder.
+        limit: at most that many animated assets and as many stills; 0 takes all.
+        image_size: of the pictures.
+        channels: of the UNet's resolutions, the finest first, separated by commas.
+        view_share: share of captions that end in view words (", front view").
+        text_dropout: share of pictures without text, for classifier-free guidance.
+        terminal_share: share of pictures at the last timestep (pure noise).
+        jitter_steps: new shapes and palettes every so many steps; 0 keeps the assets as they are.
+        evaluation_pictures: renders that the final scores are measured on, of each split.
+        evaluation_scale: guidance scale of the samples that are scored.
+    """
+
+    pack: str
+    text: str = "clip-tiny"
+    limit: int = 0
+    image_size: int = 64
+    channels: str = "64,64,96"
+    view_share: float = 0.5
+    text_dropout: float = 0.1
+    terminal_share: float = 0.05
+    jitter_steps: int = 50
+    evaluation_pictures: int = 2048
+    evaluation_scale: float = 3.0
+
+
+class SdTask:
+    """Pictures of single views with their captions; see ``training.PriorTask``."""
+
+    def __init__(self, config: SdTrainingConfig, device: torch.device, seed: int) -> None:
+        self.config = config
+        self.clip = ImageTextModel.load(config.text, device)
+        channels = tuple(int(width) for width in config.channels.split(","))
+        self.model = build_sd_tiny(self.clip.text, config.image_size, channels).to(device)
+        self.meshes = PosedMeshes.load(config.pack, device, config.limit or None)
+        self.captions = Captions.from_meshes(self.meshes, TEMPLATES)
+        half = torch.bfloat16 if device.type == "cuda" else torch.float32
+        self.table = SentenceTable(self.clip.text, self.captions.sentences, VIEW_WORDS, half)
+        self.sampler = ViewSampler(self.meshes, 1, config.image_size, seed, captions=self.captions)
+        self.held_out = self._pictures(validation=True)
+        self.training = self._pictures(validation=False)
+        self.mean_picture = self.training.images.mean(0)
+        self.jitter = ShapeJitter(self.meshes, seed) if config.jitter_steps else None
+        self.generator = torch.Generator(device).manual_seed(seed)
+
+    @torch.no_grad()
+    def _pictures(self, validation: bool) -> CaptionedPictures:
+        """Renders, the same in every run, captioned with what the asset is."""
+        sampler = ViewSampler(self.meshes, 1, self.config.image_size, 4321, validation, captions=self.captions)
+        views = sampler(self.config.evaluation_pictures)
+        caption = self.captions.asset_caption_index[self.meshes.pose_asset[views.pose].long()]
+        return CaptionedPictures(views.images[:, 0].contiguous(), caption)
+
+    def draw(self, count: int) -> tuple[Tensor, ...]:
+        """Pictures [B, 3, S, S], contexts [B, L, D], timesteps [B] and noise [B, C, h, w]."""
+        views, config = self.sampler(count), self.config
+        device = views.images.device
+        u = torch.rand(2, count, generator=self.generator, device=device)
+        view = draw_views(views.elevation[:, 0], views.azimuth[:, 0], u[0], config.view_share)
+        context = self.table(views.caption, view, u[1] < config.text_dropout)
+        t = draw_timesteps(count, self.model.num_train_timesteps - 1, config.terminal_share, device)
+        return views.images[:, 0], context, t, torch.randn((count, *self.model.latent_shape), device=device)
+
+    def loss(self, model: StableDiffusionModel, images: Tensor, context: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """v-prediction loss (Salimans and Ho, 2022)."""
+        x0, alpha_bar = model.encode(images, sample=False), model.alphas_cumprod[t]
+        output = model.denoise(add_noise(x0, noise, alpha_bar), t, context)
+        return F.mse_loss(output, v_from_eps_x0(noise, x0, alpha_bar))
+
+    def refresh(self, step: int) -> None:
+        """New shapes and palettes every ``jitter_steps``."""
+        if self.jitter is not None and step % self.config.jitter_steps == 0:
+            self.jitter.refresh()
+
+    def evaluate(self, average: StableDiffusionModel, final: bool) -> dict[str, Any]:
+        """Losses with the right, a wrong and no text on both splits; at the end also scores of samples."""
+        scores: dict[str, Any] = {}
+        splits = {"held_out": self.held_out, "train": self.training}
+        for name, pictures in splits.items():
+            contexts = {
+                "right_text": self.table(pictures.caption),
+                "wrong_text": self.table(pictures.wrong_captions()),
+                "no_text": self.table.empty.expand(len(pictures), -1, -1),
+            }
+            scores[name] = {
+                "loss": denoising_losses(average, pictures, contexts),
+                "one_step_psnr": one_step_psnr(average, pictures, contexts, self.mean_picture),
+            }
+            if final:
+                samples = {
+                    kind: sample_pictures(average, context, self.table.empty, 25, self.config.evaluation_scale)
+                    for kind, context in contexts.items()
+                }
+                scores[name]["samples"] = sample_scores(
+                    self.clip, self.captions.sentences, samples, pictures.caption, pictures.images,
+                    {f"{other}_renders": p.images for other, p in splits.items() if other != name}, self.mean_picture,
+                )  # fmt: skip
+        return scores
+
+    def save(self, average: StableDiffusionModel, folder: Path) -> None:
+        average.save(folder)
+
+
+def main() -> None:
+    config = parse_config(SdTrainingConfig, __doc__, minutes=12.0, batch_size=1024, evaluate_minutes=2.0)
+    train(lambda device, seed: SdTask(config, device, seed), config)
+
+
+if __name__ == "__main__":
+    main()
