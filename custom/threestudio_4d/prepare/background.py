@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 
 from ..data.clip import is_opaque
@@ -21,7 +22,7 @@ REAL_ALPHA = 0.001  # share of a frame that must be see-through for `auto` to tr
 CLOSER_FILL = 0.6  # how much of the second look the object fills; the network was trained on objects with surroundings
 WORTH_A_LOOK = 0.8  # share of the picture above which a second look shows nothing new
 HAZE = 0.05  # alphas of networks this near to 0 and to 1 are taken for 0 and 1
-SAME_OBJECT = 0.6  # intersection over union of two looks at one object
+RIM = 0.004  # half the width, as a share of the picture, up to which what differs between two looks is only the rim
 
 Network = Callable[[np.ndarray], np.ndarray]
 Progress = Callable[[], None]
@@ -92,8 +93,8 @@ def remove_background(
 def cut_out(network: Network, frames: list[np.ndarray], method: str, progress: Progress = lambda: None) -> Cutout:
     """Alphas of a network that looks twice: at the whole pictures, then closer, at the object's place over the clip.
 
-    Networks see a small picture, so the closer look has finer edges. Where the two looks disagree about what the object
-    is, the first one counts. ``progress`` is called once a frame for each look.
+    Networks see a small picture, so the closer look has finer edges; what it loses of the first look's object is put
+    back. ``progress`` is called once a frame for each look.
     """
     colors = [np.ascontiguousarray(frame[..., :3]) for frame in frames]
     alphas = []
@@ -105,8 +106,7 @@ def cut_out(network: Network, frames: list[np.ndarray], method: str, progress: P
         seen = np.zeros_like(alphas[k])
         seen[place] = network(np.ascontiguousarray(rgb[place]))
         progress()
-        if _overlap(seen, alphas[k]) >= SAME_OBJECT:
-            alphas[k] = seen
+        alphas[k] = _with_lost_parts(seen, alphas[k])
     alphas = [np.clip((alpha - HAZE) / (1.0 - 2.0 * HAZE), 0.0, 1.0) for alpha in alphas]
     return Cutout(colors, alphas, method, True, {"looks": 2 if place else 1})
 
@@ -124,11 +124,13 @@ def _closer(alphas: list[np.ndarray]) -> tuple[slice, slice] | None:
     return place if share < WORTH_A_LOOK else None
 
 
-def _overlap(a: np.ndarray, b: np.ndarray) -> float:
-    """Intersection over union of the solid parts; 1 where both are empty."""
-    a, b = a >= 0.5, b >= 0.5
-    union = int((a | b).sum())
-    return int((a & b).sum()) / union if union else 1.0
+def _with_lost_parts(closer: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """The closer look, with those parts of the first that it has lost. The first look's wider rim is not a part."""
+    lost = ((first >= 0.5) & (closer < 0.5)).astype(np.uint8)
+    reach = max(1, round(RIM * min(lost.shape)))
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1))
+    parts = cv2.dilate(cv2.erode(lost, disc), disc, iterations=2)
+    return np.where(parts == 1, np.maximum(first, closer), closer)
 
 
 def _from_alpha(frames: list[np.ndarray], path: str, progress: Progress) -> Cutout:

@@ -13,8 +13,8 @@ def foreground_colors(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
 
     A pixel is ``I = a F + (1 - a) B``. With ``F' = blur(a F) / blur(a)`` and ``B' = blur((1 - a) B) / blur(1 - a)``,
     the blurred colours of both sides, the estimate is ``F = F' + a (I - a F' - (1 - a) B')``, made twice: with a wide
-    blur that starts from F = B = I, then with a narrow one ("Approximate Fast Foreground Colour Estimation", Forte, ICIP
-    2021). Solid pixels keep their colour.
+    blur that starts from F = B = I, then with a narrow one ("Approximate Fast Foreground Colour Estimation", Forte,
+    ICIP 2021). Solid pixels keep their colour.
 
     Args:
         rgb: uint8 ``[H, W, 3]``.
