@@ -114,9 +114,11 @@ def _print_tables(result: Result) -> None:
     from rich.table import Table
 
     console = Console()
+    if not console.is_terminal:  # a file or a pipe has no edge to wrap at
+        console = Console(width=240)
     sides = f"{result.size} x {result.size}, {result.background}, {result.resize}"
     table = Table(title=f"{result.protocol} (version {result.version}): {sides}", title_justify="left")
-    table.add_column("object")
+    table.add_column("object", no_wrap=True)
     table.add_column("views", justify="right")
     table.add_column("frames", justify="right")
     for name in result.metrics:

@@ -23,7 +23,7 @@ from .frames import picture_size, read_views
 from .fvd import VideoScores
 from .hashes import file_digest
 from .image_metrics import PAIR_MEASURES
-from .lpips import LPIPS, find_weights, load_lpips
+from .lpips import LPIPS, SMALLEST_PICTURE, find_weights, load_lpips
 from .protocols import Metric, Protocol, find_metrics, find_protocol
 from .result import Result
 from .video_features import VideoFeatures, load_video_features
@@ -135,6 +135,8 @@ class _Networks:
     def load(self, metrics: list[Metric], protocol: Protocol, fvd_network: str | Path | VideoFeatures | None) -> None:
         for need in dict.fromkeys(metric.needs for metric in metrics if metric.needs):
             try:
+                if need.startswith("lpips") and protocol.size < SMALLEST_PICTURE:
+                    raise UserError(f"LPIPS takes pictures of {SMALLEST_PICTURE} pixels or more, not {protocol.size}")
                 if need == "clip":
                     self._load_clip()
                 elif need == "fvd":

@@ -26,6 +26,9 @@ Trunk = Literal["alex", "vgg"]
 #: where the fetched weights lie, seen from the project
 WEIGHTS = {"alex": "load/lpips/alex.safetensors", "vgg": "load/lpips/vgg.safetensors"}
 
+#: pixels of a side below which AlexNet's poolings leave nothing
+SMALLEST_PICTURE = 32
+
 # (in, out, kernel, stride, padding) of each convolution; "pool" is a max-pool (kernel, stride) before the next one.
 _ALEX = (
     (3, 64, 11, 4, 2),
