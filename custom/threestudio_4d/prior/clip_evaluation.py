@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .clip_model import ImageTextModel
+from .view_words import ANY_VIEW, VIEW_WORDS
 
 
 def picture_features(model: ImageTextModel, images: Tensor, batch_size: int = 512) -> Tensor:
@@ -47,13 +48,38 @@ def retrieval(images: Tensor, captions: Tensor, right: Tensor, top: int = 5) -> 
     }
 
 
-def held_out_retrieval(
-    model: ImageTextModel, images: Tensor, sentences: list[str], caption: Tensor, batch_size: int = 512
-) -> dict[str, Any]:
+def view_accuracy(model: ImageTextModel, features: Tensor, captions: list[str], view: Tensor) -> dict[str, float]:
+    """Whether the right view words, after the right caption, are the nearest of the four.
+
+    Args:
+        features: unit vectors of pictures, [N, P].
+        captions: of each picture, N sentences without view words.
+        view: numbers of the right words (``view_words.view_numbers``), [N] long.
+
+    Returns:
+        ``top1``; ``balanced``, the mean over the views of the share found (a guess has 0.25); ``most_frequent``, the
+        share of the commonest view.
+    """
+    distinct = list(dict.fromkeys(captions))
+    row = torch.tensor([distinct.index(caption) for caption in captions], device=features.device)
+    words = VIEW_WORDS[:ANY_VIEW]
+    texts = [model.text_features([caption + word for caption in distinct]) for word in words]
+    similarity = torch.stack([(features * text[row]).sum(1) for text in texts], 1)
+    hit = (similarity.argmax(1) == view).float()
+    counts = torch.bincount(view, minlength=len(words)).float()
+    per_view = torch.bincount(view, hit, minlength=len(words)) / counts.clamp_min(1)
+    return {
+        "top1": hit.mean().item(),
+        "balanced": per_view[counts > 0].mean().item(),
+        "most_frequent": (counts.max() / len(view)).item(),
+    }
+
+
+def caption_retrieval(model: ImageTextModel, features: Tensor, sentences: list[str], caption: Tensor) -> dict[str, Any]:
     """``retrieval`` of pictures among the distinct captions that they have.
 
     Args:
-        images: [N, 3, S, S] in [0, 1].
+        features: unit vectors of pictures, [N, P].
         sentences: all captions.
         caption: the caption of each picture, [N] long, an index into ``sentences``.
 
@@ -62,5 +88,4 @@ def held_out_retrieval(
     """
     present, right = caption.unique(return_inverse=True)
     texts = model.text_features([sentences[i] for i in present.tolist()])
-    scores = retrieval(picture_features(model, images, batch_size), texts, right)
-    return {"pictures": len(images), "captions": len(present)} | scores
+    return {"pictures": len(features), "captions": len(present)} | retrieval(features, texts, right)

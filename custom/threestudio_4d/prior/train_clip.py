@@ -17,13 +17,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .captions import TEMPLATES, Captions
-from .clip_evaluation import held_out_retrieval
+from .clip_evaluation import caption_retrieval, picture_features, view_accuracy
 from .clip_model import ImageTextModel
 from .clip_networks import build_clip_tiny, build_tokenizer
 from .jitter import ShapeJitter
 from .scenes import PosedMeshes
 from .training import TrainingConfig, parse_config, train
-from .view_sampler import ViewSampler
+from .view_sampler import ViewBatch, ViewSampler
 from .view_words import ANY_VIEW, VIEW_WORDS, draw_views, view_numbers
 
 __all__ = ["ClipTask", "ClipTrainingConfig", "build_clip_tiny", "build_tokenizer", "contrastive_loss"]
@@ -99,17 +99,15 @@ class ClipTask:
         self.model = ImageTextModel.from_clip(clip, tokenizer).to(device)
         self.ids = self.model.text.tokens(sentences)  # [views * S, L]: nothing is tokenised in the loop
         self.sampler = ViewSampler(self.meshes, 1, config.image_size, seed, captions=self.captions)
-        self.jitter = ShapeJitter(self.meshes, seed) if config.jitter_steps else None
         self.generator = torch.Generator(device).manual_seed(seed)
-        self.held_out = self._pictures(config.evaluation_pictures)
+        self.splits = {"held_out": self._pictures(True), "train": self._pictures(False)}
+        self.jitter = ShapeJitter(self.meshes, seed) if config.jitter_steps else None
 
     @torch.no_grad()
-    def _pictures(self, count: int) -> tuple[Tensor, Tensor]:
-        """Pictures [N, 3, S, S] of held-out assets, always the same and in their own shape, and their captions [N]."""
-        views = ViewSampler(self.meshes, 1, self.config.image_size, 1234, validation=True, captions=self.captions)(
-            count
-        )
-        return views.images[:, 0], self.captions.asset_caption_index[self.meshes.pose_asset[views.pose].long()]
+    def _pictures(self, validation: bool) -> ViewBatch:
+        """Pictures of one split, always the same ones and in their own shape."""
+        sampler = ViewSampler(self.meshes, 1, self.config.image_size, 1234, validation, captions=self.captions)
+        return sampler(self.config.evaluation_pictures)
 
     def draw(self, count: int) -> tuple[Tensor, ...]:
         """Pictures [B, 3, S, S], token numbers [B, L], and what ``fits`` takes, [B] each."""
@@ -135,8 +133,19 @@ class ClipTask:
             self.jitter.refresh()
 
     def evaluate(self, average: ImageTextModel, final: bool) -> dict[str, Any]:
-        """Retrieval among the captions of held-out assets."""
-        return {"held_out": held_out_retrieval(average, self.held_out[0], self.captions.sentences, self.held_out[1])}
+        """Retrieval among the captions of each split, and of the view words of assets that have a front."""
+        scores: dict[str, Any] = {}
+        for name, views in self.splits.items():
+            asset = self.meshes.pose_asset[views.pose].long()
+            caption = self.captions.asset_caption_index[asset]
+            features = picture_features(average, views.images[:, 0])
+            scores[name] = caption_retrieval(average, features, self.captions.sentences, caption)
+            faces = torch.tensor(self.meshes.animated, device=asset.device)[asset]
+            if bool(faces.any()):
+                captions = [self.captions.sentences[i] for i in caption[faces].tolist()]
+                view = view_numbers(views.elevation[faces, 0], views.azimuth[faces, 0])
+                scores[name]["views"] = view_accuracy(average, features[faces], captions, view)
+        return scores
 
     def save(self, average: ImageTextModel, folder: Path) -> None:
         average.save(folder, int8=True)  # what other priors are trained with is what ships
