@@ -11,6 +11,7 @@ import torch
 
 from threestudio_4d.guidance.svd_model import SVDModel
 from threestudio_4d.prior import svd_evaluation, train_svd
+from threestudio_4d.prior.clip_sampler import ClipSampler
 from threestudio_4d.prior.svd_networks import build_svd_tiny, motion_bucket
 
 SIZE, FRAMES = 16, 4
@@ -19,7 +20,9 @@ SIZE, FRAMES = 16, 4
 class Squares:
     """What the training asks of a ClipSampler: squares that slide to the right, 1, 2 or 3 pixels a frame."""
 
-    def __init__(self, meshes=None, frames=FRAMES, resolution=SIZE, seed=0, validation=False):
+    Config = ClipSampler.Config
+
+    def __init__(self, meshes=None, frames=FRAMES, resolution=SIZE, seed=0, validation=False, **_):
         self.frames, self.size = frames, resolution
         self.generator = torch.Generator().manual_seed(seed)
 
@@ -172,4 +175,5 @@ def test_clips_of_a_benchmark(tmp_path):
     clips = svd_evaluation.VideoClips.load(tmp_path, frames=4, size=8, starts=2)
     assert clips.video.shape == (2, 4, 3, 8, 8)
     levels = (clips.video.mean((2, 3, 4)) * 255).round().int().tolist()
-    assert levels == [[0, 40, 80, 120], [120, 160, 200, 0]]
+    assert levels == [[0, 80, 160, 0], [120, 200, 40, 120]]
+    assert clips.fps.tolist() == [3.0, 3.0]

@@ -49,6 +49,7 @@ class SVDTrainingConfig(TrainingConfig):
         vae_minutes, vae_max_steps, vae_batch_size, vae_learning_rate: of the autoencoder's training; samples are clips.
         kl_weight: of the mean divergence of a latent from a unit normal, beside the mean error of a pixel.
         jitter_steps: new shapes and palettes every so many steps (see ``ShapeJitter``); 0 keeps the assets as they are.
+        permute_share: share of clips whose colour channels are exchanged.
         condition_dropout: share of clips without a picture, for classifier-free guidance.
         log_sigma_mean, log_sigma_std: the noise levels that are trained, a normal distribution of log sigma.
         terminal_share: share of clips at the highest noise level, where the posterior mean is learnt.
@@ -66,6 +67,7 @@ class SVDTrainingConfig(TrainingConfig):
     frames: int = 14
     image_size: int = 64
     jitter_steps: int = 20
+    permute_share: float = 0.5
     condition_dropout: float = 0.1
     log_sigma_mean: float = 0.7
     log_sigma_std: float = 1.6
@@ -121,11 +123,14 @@ def diffusion_loss(
 class _ClipTask:
     """Clips to train on, in new shapes now and then, and held-out ones to score on."""
 
+    still_share = 0.0
+
     def __init__(self, config: SVDTrainingConfig, device: torch.device, seed: int) -> None:
         self.config, self.device = config, device
         meshes = PosedMeshes.load(config.pack, device)
         shape = {"frames": config.frames, "resolution": config.image_size}
-        self.sampler = ClipSampler(meshes, **shape, seed=seed)
+        looks = ClipSampler.Config(permute_share=config.permute_share)
+        self.sampler = ClipSampler(meshes, **shape, seed=seed, still_share=self.still_share, cfg=looks)
         validation = ClipSampler(meshes, **shape, seed=1, validation=True)
         self.clips = {"held out": VideoClips.draw(validation, config.validation_clips)}
         if config.benchmark:
@@ -140,7 +145,9 @@ class _ClipTask:
 
 
 class AutoencoderTask(_ClipTask):
-    """The temporal autoencoder, on clips."""
+    """The temporal autoencoder, on clips, many of which stand still: there are more assets without motion than with."""
+
+    still_share = 0.3
 
     def __init__(self, config: SVDTrainingConfig, device: torch.device, seed: int) -> None:
         super().__init__(config, device, seed)
@@ -173,6 +180,8 @@ class AutoencoderTask(_ClipTask):
 
 class VideoTask(_ClipTask):
     """UNet and image encoder, on the latents of a trained autoencoder."""
+
+    still_share = 0.05
 
     def __init__(self, config: SVDTrainingConfig, initial: str | Path, device: torch.device, seed: int) -> None:
         super().__init__(config, device, seed)
