@@ -14,7 +14,7 @@ from threestudio_4d.evaluation import Result, evaluate_folders
 from threestudio_4d.evaluation.__main__ import main
 from threestudio_4d.evaluation.novel_views import score_folders
 from threestudio_4d.evaluation.protocols import METRICS, PROTOCOLS
-from threestudio_4d.evaluation.video_features import VideoFeatures
+from threestudio_4d.evaluation.video_features import VideoFeatures, load_video_features
 
 PIXELS = ("psnr", "ssim", "iou", "flicker")
 
@@ -110,6 +110,7 @@ def test_clip_is_in_place(sides, tmp_path):
     assert frog["clip"] == pytest.approx(1) and frog["clip_t"] == frog["clip_t_truth"] > 0
     assert result.objects["deer"]["clip"] < 1 and frog["clip_4dgen"] > 0
     assert "not a ViT-B/32" in result.networks["clip"]["note"] and result.networks["clip"]["name"] == "clip"
+    assert set(result.digests) == {"predicted", "truth", "reference"}
     shutil.rmtree(sides[1] / "frog" / "ref")
     result = evaluate_folders(*sides, metrics=names, size=32, clip=str(tmp_path / "clip"))
     assert result.metrics == names[:3] and "no view ref" in result.skipped["clip_4dgen"]
@@ -146,6 +147,18 @@ def test_native_size(sides):
         evaluate_folders(*sides, metrics=["psnr"], size="native")
     with pytest.raises(UserError, match="--size takes a number of pixels from 11"):
         evaluate_folders(*sides, metrics=["psnr"], size="large")
+
+
+def test_single_frames_have_no_motion(tmp_path):
+    for side in ("gt", "pred"):
+        write_object(tmp_path / side, (100,))
+    result = evaluate_folders(tmp_path / "pred", tmp_path / "gt", metrics=PIXELS, size=16)
+    assert result.skipped == {"flicker": "takes two frames or more"} and result.mean["psnr"] == pytest.approx(100)
+
+
+def test_a_device_that_is_not_there(sides):
+    with pytest.raises(UserError, match="--device tpus cannot be used"):
+        evaluate_folders(*sides, device="tpus")
 
 
 def test_unknown_names(sides):
@@ -189,3 +202,27 @@ def test_command_line_says_what_it_left_out(sides, capsys):
     assert main([str(sides[0]), str(sides[1]), "--size", "32", "--lpips", "absent"]) == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert "left out: fvd_consistent4d, fvd_styleganv, fvd_f, fvd_v, fvd_diag, fv4d: needs an I3D network" in printed
+
+
+@pytest.mark.gpu
+def test_networks_on_a_gpu_agree_with_the_cpu(sides, tmp_path):
+    from safetensors.torch import save_file
+
+    from threestudio_4d.evaluation.i3d import I3D
+    from threestudio_4d.evaluation.lpips import LPIPS
+
+    torch.manual_seed(0)
+    save_file(LPIPS("vgg").state_dict(), tmp_path / "vgg.safetensors")
+    torch.save(I3D().state_dict(), tmp_path / "i3d.pt")
+    for side in sides:
+        for view in VIEWS:
+            write_view(side / "deer" / view, [picture(20 * t + len(side.name), 64) for t in range(9)])
+    lpips, features = [], []
+    for device in ("cpu", "cuda"):
+        settings = {"objects": ["deer"], "size": 64, "lpips": tmp_path, "device": device}
+        lpips.append(evaluate_folders(*sides, metrics=["lpips_vgg"], **settings).mean["lpips_vgg"])
+        extractor = load_video_features(tmp_path / "i3d.pt", torch.device(device))
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            features.append(extractor(torch.rand(3, 9, 224, 224, generator=torch.Generator().manual_seed(0))))
+    assert lpips[1] == pytest.approx(lpips[0], rel=1e-3)
+    np.testing.assert_allclose(features[1], features[0], atol=1e-4 * np.abs(features[0]).max())

@@ -17,19 +17,18 @@ import numpy as np
 import torch
 
 from ..errors import UserError
-from .clip_similarity import ClipEmbedder, clip_4dgen, clip_t, cosine, load_clip
+from .clip_similarity import ClipEmbedder, clip_4dgen, clip_t, cosine
 from .folders import Pair, digest, pair_folders
 from .frames import picture_size, read_views
 from .fvd import VideoScores
-from .hashes import file_digest
 from .image_metrics import PAIR_MEASURES
-from .lpips import LPIPS, SMALLEST_PICTURE, find_weights, load_lpips
+from .networks import Networks, find_device, lpips_of_clips
 from .protocols import Metric, Protocol, find_metrics, find_protocol
 from .result import Result
-from .video_features import VideoFeatures, load_video_features
+from .video_features import VideoFeatures
 
-# Pixels that go through an LPIPS trunk at once: about 1 GB of features with VGG16.
-_LPIPS_PIXELS = 1 << 19
+# Metrics of what changes from frame to frame.
+_CHANGES = ("flicker", "clip_t", "clip_t_truth")
 
 
 def evaluate_folders(
@@ -75,27 +74,19 @@ def evaluate_folders(
     native = size == "native"
     if native:
         protocol = dataclasses.replace(protocol, size=_native_size(pairs))
-    networks = _Networks(torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")), lpips, clip)
+    networks = Networks(find_device(device), lpips, clip)
     networks.load(chosen, protocol, fvd_network)
     skipped = networks.skipped
+    if min(len(pair) for pair in pairs) < 2:
+        skipped |= {m.name: "takes two frames or more" for m in chosen if m.name in _CHANGES}
     _check_required(skipped, require)
     chosen = [metric for metric in chosen if metric.name not in skipped]
 
-    values: dict[str, dict[str, dict[str, float]]] = {}
     video_names = [metric.name for metric in chosen if metric.needs == "fvd"]
     video = VideoScores(networks.fvd, protocol, video_names) if video_names else None
-    references: dict[str, np.ndarray] = {}
-    for index, pair in enumerate(track(pairs) if track is not None else pairs):
-        ours, theirs = (read_views(paths, protocol) for paths in (pair.predicted, pair.truth))
-        scores = values.setdefault(pair.object, {}).setdefault(pair.view, {})
-        scores |= {m.name: PAIR_MEASURES[m.name](ours, theirs) for m in chosen if m.name in PAIR_MEASURES}
-        for trunk, network in networks.lpips.items():
-            scores[f"lpips_{trunk}"] = lpips_of_clips(network, ours, theirs, networks.device)
-        if networks.clip is not None:
-            scores |= _clip_scores(networks.clip, chosen, pair, ours, theirs, protocol, references, skipped)
-        is_last_view = index + 1 == len(pairs) or pairs[index + 1].object != pair.object
-        if video is not None and is_last_view:
-            video.add([other for other in pairs if other.object == pair.object])
+    # The same numbers on every device: TensorFloat-32, the default of convolutions on a GPU, has three digits.
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        values = _measure(pairs, chosen, protocol, networks, video, track)
     overall = {}
     if video is not None:
         for (name, view), value in video.pairs.items():
@@ -106,66 +97,33 @@ def evaluate_folders(
     return _result(protocol, chosen, pairs, values, overall, networks, video, native)
 
 
-def lpips_of_clips(network: LPIPS, clip: np.ndarray, truth: np.ndarray, device: torch.device) -> float:
-    """Mean over frames of LPIPS, of clips [N, S, S, 3 or more] in [0, 1]."""
-    batch = max(1, _LPIPS_PIXELS // (clip.shape[1] * clip.shape[2]))
-    distances = []
-    with torch.no_grad():
-        for start in range(0, len(clip), batch):
-            first, second = (
-                torch.from_numpy(np.ascontiguousarray(side[start : start + batch, ..., :3])).permute(0, 3, 1, 2)
-                for side in (clip, truth)
-            )
-            distances.append(network(2 * first.to(device) - 1, 2 * second.to(device) - 1))
-    return float(torch.cat(distances).double().mean())
-
-
-class _Networks:
-    """The networks that the chosen metrics need, what a result says of them, and why others are missing."""
-
-    def __init__(self, device: torch.device, lpips_folder: str | Path | None, clip_name: str | None):
-        self.device = device
-        self.lpips_folder, self.clip_name = lpips_folder, clip_name
-        self.lpips: dict[str, LPIPS] = {}
-        self.clip: ClipEmbedder | None = None
-        self.fvd: VideoFeatures | None = None
-        self.described: dict[str, dict[str, str]] = {}
-        self.skipped: dict[str, str] = {}
-
-    def load(self, metrics: list[Metric], protocol: Protocol, fvd_network: str | Path | VideoFeatures | None) -> None:
-        for need in dict.fromkeys(metric.needs for metric in metrics if metric.needs):
-            try:
-                if need.startswith("lpips") and protocol.size < SMALLEST_PICTURE:
-                    raise UserError(f"LPIPS takes pictures of {SMALLEST_PICTURE} pixels or more, not {protocol.size}")
-                if need == "clip":
-                    self._load_clip()
-                elif need == "fvd":
-                    self._load_fvd(fvd_network)
-                else:
-                    self._load_lpips(need.removeprefix("lpips-"))
-            except UserError as error:
-                self.skipped |= {metric.name: str(error) for metric in metrics if metric.needs == need}
-        if not protocol.needs_alpha and any(metric.name == "iou" for metric in metrics):
-            self.skipped["iou"] = f"the protocol {protocol.name} accepts frames without alpha: no silhouettes"
-
-    def _load_lpips(self, trunk: str) -> None:
-        path = find_weights(trunk, self.lpips_folder)
-        self.lpips[trunk] = load_lpips(trunk, self.lpips_folder).to(self.device)
-        self.described[f"lpips-{trunk}"] = {"file": path.name, "sha256": file_digest(path)}
-
-    def _load_clip(self) -> None:
-        self.clip = load_clip(self.clip_name, self.device)
-        name = Path(self.clip.name).name if Path(self.clip.name).exists() else self.clip.name
-        self.described["clip"] = {"name": name, "sha256": self.clip.sha256}
-        if not self.clip.is_published_architecture:
-            self.described["clip"]["note"] = (
-                f"the CLIP of {name} is not a ViT-B/32: CLIP numbers are not comparable with published ones"
-            )
-
-    def _load_fvd(self, network: str | Path | VideoFeatures | None) -> None:
-        is_ready = isinstance(network, VideoFeatures)
-        self.fvd = network if is_ready else load_video_features(network, self.device)
-        self.described["fvd"] = {"name": self.fvd.name, "kind": self.fvd.kind, "sha256": self.fvd.sha256}
+def _measure(
+    pairs: list[Pair],
+    chosen: list[Metric],
+    protocol: Protocol,
+    networks: Networks,
+    video: VideoScores | None,
+    track: Callable[[Sequence[Pair]], Iterable[Pair]] | None,
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Object -> view -> metric -> value; the clips of each object go to ``video`` after its last view."""
+    values: dict[str, dict[str, dict[str, float]]] = {}
+    references: dict[str, np.ndarray] = {}
+    looks_at_frames = any(metric.needs != "fvd" for metric in chosen)
+    for index, pair in enumerate(track(pairs) if track is not None else pairs):
+        scores = values.setdefault(pair.object, {}).setdefault(pair.view, {})
+        if looks_at_frames:
+            ours, theirs = (read_views(paths, protocol) for paths in (pair.predicted, pair.truth))
+            scores |= {m.name: PAIR_MEASURES[m.name](ours, theirs) for m in chosen if m.name in PAIR_MEASURES}
+            for trunk, network in networks.lpips.items():
+                scores[f"lpips_{trunk}"] = lpips_of_clips(network, ours, theirs, networks.device)
+            if networks.clip is not None:
+                scores |= _clip_scores(
+                    networks.clip, chosen, pair, ours, theirs, protocol, references, networks.skipped
+                )
+        is_last_view = index + 1 == len(pairs) or pairs[index + 1].object != pair.object
+        if video is not None and is_last_view:
+            video.add([other for other in pairs if other.object == pair.object])
+    return values
 
 
 def _adjusted(protocol: Protocol, size: int | str | None, background: str | None) -> Protocol:
@@ -210,10 +168,8 @@ def _clip_scores(
     names = {metric.name for metric in metrics if metric.needs == "clip"}
     a, b = embedder.embed(ours), embedder.embed(theirs)
     scores = {"clip": cosine(a, b)}
-    if len(a) > 1:
+    if "clip_t" in names or "clip_t_truth" in names:
         scores |= {"clip_t": clip_t(a), "clip_t_truth": clip_t(b)}
-    else:
-        skipped |= dict.fromkeys({"clip_t", "clip_t_truth"} & names, "takes two frames or more")
     if len(pair.reference) != len(pair):
         if "clip_4dgen" in names:
             reason = f"{pair.object}: the ground truth has no view ref (the input) of {len(pair)} frames"
@@ -238,7 +194,7 @@ def _result(
     pairs: list[Pair],
     values: dict[str, dict[str, dict[str, float]]],
     overall: dict[str, float],
-    networks: _Networks,
+    networks: Networks,
     video: VideoScores | None,
     native: bool,
 ) -> Result:
@@ -250,6 +206,7 @@ def _result(
             if bad:
                 raise UserError(f"{bad[0]} of {name}, view {view}, is not a finite number: look at these frames")
     kept = [metric for metric in chosen if metric.name not in skipped]
+    sides = ("predicted", "truth", "reference") if "clip_4dgen" in {m.name for m in kept} else ("predicted", "truth")
     described: dict[str, Any] = dict(networks.described)
     if video is not None:
         described["fvd"] |= {"clips": video.clips()}
@@ -266,5 +223,5 @@ def _result(
         overall=overall,
         skipped=skipped,
         networks=described,
-        digests={side: digest(pairs, side) for side in ("predicted", "truth")},
+        digests={side: digest(pairs, side) for side in sides},
     )

@@ -109,8 +109,8 @@ def pair_folders(
 
 
 def digest(pairs: Sequence[Pair], side: str) -> str:
-    """SHA-256 over ``<object>/<view>/<frame number>`` and the content of every file compared, ``predicted`` or
-    ``truth``: equal for equal frames, wherever they lie."""
+    """SHA-256 over ``<object>/<view>/<frame number>`` and the content of every file compared, ``predicted``,
+    ``truth`` or ``reference``: equal for equal frames, wherever they lie."""
     total = hashlib.sha256()
     for pair in sorted(pairs, key=lambda pair: (pair.object, pair.view)):
         for index, path in enumerate(getattr(pair, side)):

@@ -27,7 +27,8 @@ class Result:
         overall: metrics that describe the whole set of clips.
         skipped: metric -> why it is missing.
         networks: network -> file or name, SHA-256 of its weights.
-        digests: SHA-256 over names and contents of the frames compared, ``predicted`` and ``truth``.
+        digests: SHA-256 over names and contents of the frames compared: ``predicted``, ``truth``, and the input's,
+            ``reference``, if a metric looks at it.
         versions: of Python and libraries.
     """
 
