@@ -13,10 +13,9 @@ conditional one, against oversaturation. Without that, it is SDS with w(t) = sqr
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any
 
 import torch
-from diffusers import AutoencoderKL
 
 import threestudio
 from threestudio.models.prompt_processors.base import PromptProcessorOutput
@@ -24,11 +23,11 @@ from threestudio.utils.typing import Float, Int, Tensor
 
 from ..errors import UserError
 from . import score_distillation as sd
-from .distillation_guidance import DistillationGuidance
 from .mvdream_ckpt import load_mvdream_checkpoint
 from .mvdream_model import MVDREAM_PARTS, MVDreamModel, camera_condition
 from .prior_weights import resolve_prior
 from .score_distillation import ScoreDistillation
+from .sd_guidance import StableDiffusionGuidance
 
 
 def load_mvdream(name: str, device: torch.device | str = "cpu", text: bool = False) -> MVDreamModel:
@@ -51,11 +50,14 @@ def load_mvdream(name: str, device: torch.device | str = "cpu", text: bool = Fal
 
 
 @threestudio.register("mvdream-guidance")
-class MVDreamGuidance(DistillationGuidance):
-    """Score distillation of groups of views."""
+class MVDreamGuidance(StableDiffusionGuidance):
+    """Score distillation of groups of views.
+
+    ``max_batch`` counts images; one group with both passes, 2 ``n_view`` images, always goes through together.
+    """
 
     @dataclass
-    class Config(DistillationGuidance.Config):
+    class Config(StableDiffusionGuidance.Config):
         pretrained_model_name_or_path: str = "mvdream-tiny"
         guidance_scale: Any = 50.0
         n_view: int = 4
@@ -69,59 +71,24 @@ class MVDreamGuidance(DistillationGuidance):
         """Pull towards the predicted clean latents (``weighting_strategy`` then has no say); false: SDS."""
         recon_std_rescale: float = 0.5
         """How far the guided prediction's standard deviation is moved back to the conditional one's, in [0, 1]."""
-        sample_posterior: bool = True
-        """Latents of renders are samples of the encoder's posterior (as published); false takes its mean."""
-        vae_half_precision: bool = False
-        """Encode renders in half precision too."""
-        vae_checkpointing: bool = False
-        """Recompute the encoder's activations in the backward pass: more time for much less memory."""
-        max_batch: Optional[int] = None  # noqa: UP045 - OmegaConf 2.3 reads Optional on every Python version
-        """Most images that the UNet sees at once, conditional and unconditional ones counted; null: all. At least one
-        group with both passes, 2 n_view images, always goes through together."""
-        compile_unet: bool = False
-        """``torch.compile`` the UNet, channels last. Pays on a GPU after some minutes."""
 
     cfg: Config
 
     def configure(self, model: MVDreamModel | None = None) -> None:
         """Load the prior; ``model`` is used instead of the one that the config names, if given."""
-        cfg, half_dtype = self.cfg, self.half_dtype()
+        cfg = self.cfg
         if cfg.camera_condition_type != "rotation":
             raise UserError(f"camera_condition_type must be 'rotation', got {cfg.camera_condition_type!r}")
         if not 0.0 <= cfg.recon_std_rescale <= 1.0:
             raise UserError(f"recon_std_rescale must be in [0, 1], got {cfg.recon_std_rescale:g}")
-        if cfg.max_batch is not None and cfg.max_batch < 1:
-            raise UserError(f"max_batch must be 1 or more, or null, got {cfg.max_batch}")
         if model is None:
             threestudio.info(f"Loading the MVDream prior {cfg.pretrained_model_name_or_path}")
-            model = load_mvdream(cfg.pretrained_model_name_or_path, self.device)
+            model = load_mvdream(cfg.pretrained_model_name_or_path)
         if cfg.n_view != model.views:
             raise UserError(f"n_view={cfg.n_view}, but the prior draws {model.views} views of an object together")
-        self.model = model.to(self.device).requires_grad_(False).eval()
-        if half_dtype is not None:
-            # nn.Module's own cast: that of diffusers warns of modules to keep in float32, of which there are none.
-            torch.nn.Module.to(self.model.unet, half_dtype)
-            if cfg.vae_half_precision:
-                torch.nn.Module.to(self.model.vae, half_dtype)
-        if cfg.vae_checkpointing and isinstance(self.model.vae, AutoencoderKL):
-            self.model.vae.enable_gradient_checkpointing()
-        if cfg.compile_unet:
-            self.model.unet.to(memory_format=torch.channels_last)
-            self.model.unet.compile()
-        self.set_noise_schedule(self.model.alphas_cumprod, self.model.prediction_type)
+        super().configure(model)
         if cfg.recon_loss:
             self._coefficients = sd.gradient_coefficients(self.model.alphas_cumprod, "x0", self._form).to(self.device)
-
-    @property
-    def image_size(self) -> int:
-        """Side in pixels that the prior works at; other sizes are resized to it."""
-        return self.model.image_size
-
-    def encode(self, rgb: Float[Tensor, "B H W 3"]) -> Float[Tensor, "B C h w"]:
-        """Scaled latents of renders in [0, 1], differentiable."""
-        with self.single_precision():
-            images = self.model.resize(rgb.to(self.device, torch.float32).movedim(-1, 1))
-            return self.model.encode(images, sample=self.cfg.sample_posterior).float()
 
     def predict(
         self,
@@ -205,16 +172,6 @@ class MVDreamGuidance(DistillationGuidance):
             levels,
             self._evaluation if guidance_eval else None,
         )
-
-    def _evaluation(self, noisy: Tensor, x0: Tensor, timesteps: Tensor) -> dict[str, Any]:
-        with self.single_precision():
-            pictures = [self.model.decode(latents).movedim(1, -1) for latents in (noisy, x0)]
-        return {
-            "bs": len(noisy),
-            "noise_levels": (timesteps.float() / self.model.num_train_timesteps).tolist(),
-            "imgs_noisy": pictures[0],
-            "imgs_1step": pictures[1],
-        }
 
     @torch.no_grad()
     def sample(
