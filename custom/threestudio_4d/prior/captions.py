@@ -203,7 +203,7 @@ def _noun_phrase(stem: str) -> tuple[list[str], list[str], list[str]]:
         else:
             found = [word for word in _words(part) if word not in DROPPED]
             words = [ADJECTIVES.get(word, SPELT_OUT.get(word, word)) for word in found]
-            if len(found) > 1 and found[-1] in ADJECTIVES:  # CabinetSmall
+            if len(found) > 1 and found[-1] in ADJECTIVES and found[0] != "extra":  # CabinetSmall
                 words = [words[-1], *words[:-1]]
             quality = (
                 (not part[:1].islower() and found[-1:] != [] and found[-1] not in TAILS)

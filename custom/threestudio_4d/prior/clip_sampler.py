@@ -77,19 +77,23 @@ class ClipTable:
         return len(self.first)
 
 
-def _loops(meshes: PosedMeshes, first: int, count: int) -> bool:
-    start = int(meshes.pose_vertex[first])
-    size = int(meshes.pose_vertex[first + 1]) - start
-    poses = meshes.vertices[start : start + count * size].view(count, size, 3).float()
+def closes(poses: Float[Tensor, "P V 3"]) -> bool:
+    """Whether a clip's first pose follows its last as any pose follows the one before."""
     steps = (poses - poses.roll(-1, 0)).norm(dim=-1).mean(1)
     return bool(steps[-1] <= SEAM * steps[:-1].max() + 1e-4)
+
+
+def _loops(meshes: PosedMeshes, first: int, count: int) -> bool:
+    asset, start = int(meshes.pose_asset[first]), int(meshes.pose_vertex[first])
+    size = int(meshes.asset_vertex[asset + 1] - meshes.asset_vertex[asset])
+    return closes(meshes.vertices[start : start + count * size].view(count, size, 3).float())
 
 
 class ClipSampler:
     """Draws clips without end: uniform over assets, then over an asset's clips, its start and its speed.
 
-    A clip steps through its poses one, two or three at a time and goes round where its ends meet (a walk); one that
-    does not close (a fall) starts where it began at the latest time that shows it to its end, and then stays there.
+    A clip steps through its poses one, two or three at a time and goes round where its ends meet (a walk). One that
+    does not close (a fall, a door that opens) never jumps back: it starts early, and stays at its last pose.
     Camera, light, mirroring and colours are the same in all frames.
 
     Args:
@@ -159,6 +163,8 @@ class ClipSampler:
         clip = table.asset_clip[asset] + _pick(u[1], table.asset_clips[asset])
         stride = self.strides[_pick(u[2], len(self.strides))]
         count, loops = table.count[clip], table.loops[clip]
+        enough = -(-count // self.frames)  # the stride that shows all of an open clip: beyond, it would only lie still
+        stride = torch.where(loops, stride, torch.minimum(stride, enough))
         latest = (count - (self.frames - 1) * stride).clamp_min(1)  # so that an open clip is seen to its end
         start = _pick(u[3], torch.where(loops, count, latest))
         step = start[:, None] + stride[:, None] * torch.arange(self.frames, device=u.device)
