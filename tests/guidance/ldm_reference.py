@@ -110,27 +110,36 @@ def unet_res(s: State, b: str, x: Tensor, embedding: Tensor) -> Tensor:
     return y + (conv(s, f"{b}.skip_connection", x) if f"{b}.skip_connection.weight" in s else x)
 
 
-def unet_transformer(s: State, b: str, x: Tensor, context: Tensor, heads: int) -> Tensor:
+def project(s: State, name: str, x: Tensor) -> Tensor:
+    """``[N, C, h, w]`` through a 1x1 convolution (Stable Diffusion 1) or a matrix (2)."""
+    if s[name + ".weight"].ndim == 4:
+        return conv(s, name, x)
+    return linear(s, name, x.movedim(1, -1)).movedim(-1, 1)
+
+
+def unet_transformer(s: State, b: str, x: Tensor, context: Tensor, heads: int, views: int = 1) -> Tensor:
     t = f"{b}.transformer_blocks.0"
-    y = conv(s, f"{b}.proj_in", norm(s, f"{b}.norm", x, 1e-6)).flatten(2).transpose(1, 2)
+    y = project(s, f"{b}.proj_in", norm(s, f"{b}.norm", x, 1e-6)).flatten(2).transpose(1, 2)
     for part, other in (("1", None), ("2", context)):
         z = layer_norm(s, f"{t}.norm{part}", y)
         source = z if other is None else other
         q, k, v = (linear(s, f"{t}.attn{part}.to_{n}", z if n == "q" else source) for n in "qkv")
-        y = y + linear(s, f"{t}.attn{part}.to_out.0", attention(q, k, v, heads))
+        if other is None:  # MVDream: tokens of all views of an object in one sequence
+            q, k, v = (tokens.reshape(-1, views * tokens.shape[1], tokens.shape[2]) for tokens in (q, k, v))
+        y = y + linear(s, f"{t}.attn{part}.to_out.0", attention(q, k, v, heads).reshape(y.shape))
     value, gate = linear(s, f"{t}.ff.net.0.proj", layer_norm(s, f"{t}.norm3", y)).chunk(2, dim=-1)
     y = y + linear(s, f"{t}.ff.net.2", value * F.gelu(gate))
-    return x + conv(s, f"{b}.proj_out", y.transpose(1, 2).reshape(x.shape))
+    return x + project(s, f"{b}.proj_out", y.transpose(1, 2).reshape(x.shape))
 
 
-def unet_section(s: State, b: str, x: Tensor, embedding: Tensor, context: Tensor, heads: int) -> Tensor:
+def unet_section(s: State, b: str, x: Tensor, embedding: Tensor, context: Tensor, heads: int, views: int = 1) -> Tensor:
     """One numbered section of the original: its members in order, each known by the tensors it has."""
     for part in range(3):
         name = f"{b}.{part}"
         if f"{name}.in_layers.0.weight" in s:
             x = unet_res(s, name, x, embedding)
         elif f"{name}.norm.weight" in s:
-            x = unet_transformer(s, name, x, context, heads)
+            x = unet_transformer(s, name, x, context, heads, views)
         elif f"{name}.op.weight" in s:
             x = conv(s, f"{name}.op", x, stride=2)
         elif f"{name}.conv.weight" in s:
@@ -144,18 +153,21 @@ def section_numbers(s: State, side: str) -> list[int]:
     return sorted({int(key.split(".")[1]) for key in s if key.startswith(side)})
 
 
-def unet(s: State, x: Tensor, t: Tensor, context: Tensor, heads: int) -> Tensor:
-    """Network output ``[N, C, h, w]``."""
+def unet(
+    s: State, x: Tensor, t: Tensor, context: Tensor, heads: int, extra: Tensor | float = 0.0, views: int = 1
+) -> Tensor:
+    """Network output ``[N, C, h, w]``; ``extra [N, E]`` is added to the embedding of the timestep."""
     width = s["time_embed.0.weight"].shape[1]
     frequencies = torch.exp(-math.log(10000.0) * torch.arange(width // 2) / (width // 2))
     angles = t[:, None].float() * frequencies
     embedding = linear(s, "time_embed.0", torch.cat([angles.cos(), angles.sin()], dim=-1))
-    embedding = linear(s, "time_embed.2", F.silu(embedding))
+    embedding = linear(s, "time_embed.2", F.silu(embedding)) + extra
     skips = []
     for number in section_numbers(s, "input_blocks"):
-        x = unet_section(s, f"input_blocks.{number}", x, embedding, context, heads)
+        x = unet_section(s, f"input_blocks.{number}", x, embedding, context, heads, views)
         skips.append(x)
-    x = unet_section(s, "middle_block", x, embedding, context, heads)
+    x = unet_section(s, "middle_block", x, embedding, context, heads, views)
     for number in section_numbers(s, "output_blocks"):
-        x = unet_section(s, f"output_blocks.{number}", torch.cat([x, skips.pop()], 1), embedding, context, heads)
+        x = torch.cat([x, skips.pop()], 1)
+        x = unet_section(s, f"output_blocks.{number}", x, embedding, context, heads, views)
     return conv(s, "out.2", F.silu(norm(s, "out.0", x, 1e-5)))
