@@ -31,7 +31,8 @@ def retrieval(images: Tensor, captions: Tensor, right: Tensor, top: int = 5) -> 
         ``chance_top1``, ``chance_top5``: of a uniform guess of the caption; ``chance_picture``: of a uniform guess of
         the picture; ``most_frequent``: of always naming the caption of most pictures.
     """
-    similarity = images @ captions.T
+    with torch.autocast(images.device.type, enabled=False):
+        similarity = images @ captions.T
     order = similarity.topk(min(top, len(captions)), dim=1).indices
     hits = order == right[:, None]
     present = torch.bincount(right, minlength=len(captions)).float()

@@ -66,10 +66,11 @@ def contrastive_loss(image: Tensor, text: Tensor, scale: Tensor, positive: Tenso
         scale: of the logits, 0-dim.
         positive: [B, B] float, 1 where sentence j fits picture i; 1 on the diagonal.
     """
-    logits = scale * image @ text.T
-    rows = -(positive / positive.sum(1, keepdim=True) * F.log_softmax(logits, 1)).sum(1).mean()
-    columns = -(positive / positive.sum(0, keepdim=True) * F.log_softmax(logits, 0)).sum(0).mean()
-    return 0.5 * (rows + columns)
+    with torch.autocast(image.device.type, enabled=False):  # half precision is too coarse for logits up to 100
+        logits = scale * image @ text.T
+        rows = -(positive / positive.sum(1, keepdim=True) * F.log_softmax(logits, 1)).sum(1).mean()
+        columns = -(positive / positive.sum(0, keepdim=True) * F.log_softmax(logits, 0)).sum(0).mean()
+        return 0.5 * (rows + columns)
 
 
 def fits(said: Tensor, plain: Tensor, acting: Tensor, said_view: Tensor, view: Tensor) -> Tensor:
