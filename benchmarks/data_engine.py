@@ -4,7 +4,7 @@
     python benchmarks/data_engine.py --device cpu --quick
 
 Without ``--pack`` it renders random creatures (``prior.bestiary``). Measured at 64 x 64 and 128 x 128, each as the
-median of repeated batches after warm-up, with all that a training step needs (drawing, rendering, compositing on white):
+median of repeated batches after warm-up, with all a training step needs (drawing, rendering, compositing on white):
 
 * ``pairs``: two pictures of a pose, for the novel-view prior;
 * ``single``: one picture of a pose; ``views``: four views around a pose; both with captions and cameras;

@@ -4,6 +4,7 @@ import torch
 
 from threestudio_4d.prior.creature import creature_meshes
 from threestudio_4d.prior.jitter import ShapeJitter
+from threestudio_4d.prior.rasterise import Shot, render
 
 
 def pose(meshes, index):
@@ -64,3 +65,21 @@ def test_recolouring_keeps_equal_colours_equal():
     for group in range(int(groups.max()) + 1):
         members = meshes.colours[groups == group]
         assert (members == members[0]).all()
+
+
+def test_chunks_do_not_change_the_shapes(monkeypatch):
+    whole, parts = creature_meshes(5), creature_meshes(5)
+    ShapeJitter(whole, seed=2, by_asset=True).refresh()
+    monkeypatch.setattr("threestudio_4d.prior.jitter.CHUNK_VERTICES", 2 * len(pose(parts, 0)))
+    jitter = ShapeJitter(parts, seed=2, by_asset=True)
+    assert [rows.stop - rows.start for rows, _ in jitter.chunks] == [2, 2, 1]
+    jitter.refresh()
+    torch.testing.assert_close(parts.vertices, whole.vertices, atol=1e-3, rtol=0)
+
+
+def test_a_jittered_scene_is_drawn_in_its_new_shape():
+    meshes = creature_meshes(1)
+    shot = Shot.of([0])
+    before = render(meshes, shot, 32)
+    ShapeJitter(meshes, seed=1, kept_share=0.0).refresh()
+    assert (render(meshes, shot, 32) - before).abs().max() > 0.1

@@ -12,6 +12,7 @@ from .scenes import PosedMeshes
 
 PALETTE_BINS = 16
 PALETTE_SIZE = 8192
+CHUNK_VERTICES = 1 << 22
 
 
 class ShapeJitter:
@@ -52,21 +53,23 @@ class ShapeJitter:
         self.kept_share, self.stretch, self.shear = kept_share, stretch, shear
         self.tilt_deg, self.wave, self.bulge, self.recoloured_share = tilt_deg, wave, bulge, recoloured_share
         self.vertices, self.colours = meshes.vertices.clone(), meshes.colours.clone()
-        ends = torch.cat([meshes.pose_vertex[1:], torch.tensor([len(self.vertices)], device=meshes.device)])
-        group = meshes.pose_asset.long() if by_asset else torch.arange(meshes.poses, device=meshes.device)
+        asset = meshes.pose_asset.long()
+        self.pose_shape = asset if by_asset else torch.arange(meshes.poses, device=meshes.device)
         self.shapes = len(meshes.names) if by_asset else meshes.poses
-        self.vertex_shape = torch.repeat_interleave(group, ends - meshes.pose_vertex)
-        self.shape_size = torch.bincount(self.vertex_shape, minlength=self.shapes)
-        self.shape_start = self.shape_size.cumsum(0) - self.shape_size  # the poses of an asset follow each other
+        self.pose_size = (meshes.asset_vertex[1:] - meshes.asset_vertex[:-1]).long()[asset]
+        self.chunks = _chunks(meshes.pose_vertex.tolist(), len(self.vertices))
         counts = (meshes.asset_vertex[1:] - meshes.asset_vertex[:-1]).long()
         self.vertex_asset = torch.repeat_interleave(torch.arange(len(counts), device=meshes.device), counts)
-        self.radius = self._radius(self.vertices.float())
+        self.radius = torch.zeros(self.shapes, device=meshes.device)
+        for poses, rows in self.chunks:
+            own = self.pose_shape[poses][self._vertex_pose(poses, rows)]
+            self._grow(self.radius, self.vertices[rows].float(), own)
         bins = (self.colours.float().clamp(0, 1) * (PALETTE_BINS - 1)).round().long()
         self.colour_key = (bins[:, 0] * PALETTE_BINS + bins[:, 1]) * PALETTE_BINS + bins[:, 2]
 
     def refresh(self) -> None:
         """Draw new shapes and palettes."""
-        self.meshes.vertices.copy_(self._shapes())
+        self._reshape(self.meshes.vertices)
         self.meshes.colours.copy_(self._palettes())
 
     def _normal(self, *shape: int) -> Tensor:
@@ -75,38 +78,69 @@ class ShapeJitter:
     def _uniform(self, *shape: int) -> Tensor:
         return torch.rand(shape, generator=self.generator, device=self.meshes.device)
 
-    def _radius(self, vertices: Float[Tensor, "V 3"]) -> Tensor:
-        """Radius of every shape about the origin, over the poses that share it, [number of shapes]."""
-        radius = torch.zeros(self.shapes, device=vertices.device)
-        return radius.scatter_reduce_(0, self.vertex_shape, vertices.norm(dim=-1), "amax")
+    def _vertex_pose(self, poses: slice, rows: slice) -> Tensor:
+        """The pose of each vertex of a chunk, counted from the chunk's first, [rows]."""
+        size = self.pose_size[poses]
+        number = torch.arange(poses.stop - poses.start, device=size.device)
+        return torch.repeat_interleave(number, size, output_size=rows.stop - rows.start)
 
-    def _shapes(self) -> Float[Tensor, "V 3"]:
+    def _grow(self, radius: Tensor, vertices: Float[Tensor, "V 3"], vertex_shape: Tensor) -> None:
+        """Raises radii [number of shapes] about the origin to those of some vertices."""
+        radius.scatter_reduce_(0, vertex_shape, vertices.norm(dim=-1), "amax")
+
+    def _reshape(self, out: Float[Tensor, "V 3"]) -> None:
+        """Writes new shapes, a chunk of poses at a time: all assets at once would need ten times their memory."""
         shapes = self.shapes
         strength = self._uniform(shapes) * (self._uniform(shapes) >= self.kept_share)
+        linear = self._linear_maps(strength)
+        waves = [
+            (
+                3.0 * self._normal(shapes, 3),  # wave vector
+                2 * math.pi * self._uniform(shapes),
+                2 * self.wave * strength[:, None] * self._normal(shapes, 3),  # amplitude
+            )
+            for _ in range(3)
+        ]
+        bulges = [
+            (
+                self._uniform(shapes),  # which vertex
+                0.1 + 0.25 * self._uniform(shapes),  # width
+                (2 * self.bulge * strength * self._normal(shapes)).clamp(-0.6, 1.2),  # growth
+            )
+            for _ in range(3)
+        ]
+        radius = torch.zeros_like(self.radius)
+        for poses, rows in self.chunks:
+            pose = self._vertex_pose(poses, rows)
+            shape = self.pose_shape[poses]
+            vertices, own = self.vertices[rows].float(), shape[pose]
+            deformed = torch.einsum("vij,vj->vi", linear[own], vertices)
+            for frequency, phase, amplitude in waves:
+                deformed += amplitude[own] * ((frequency[own] * vertices).sum(-1) + phase[own]).sin()[:, None]
+            size = self.pose_size[poses]
+            start = self.meshes.pose_vertex[poses] - rows.start
+            for which, width, growth in bulges:
+                middle = deformed[start + (which[shape] * size).long()]  # the same vertex in all poses of a shape
+                offset = deformed - middle[pose]
+                fade = torch.exp(-offset.square().sum(-1) / (2 * width.square())[own])
+                deformed += (growth[own] * fade)[:, None] * offset
+            self._grow(radius, deformed, own)
+            out[rows] = deformed.to(out.dtype)
+        scale = self.radius / radius.clamp_min(1e-6)
+        for poses, rows in self.chunks:
+            own = self.pose_shape[poses][self._vertex_pose(poses, rows)]
+            out[rows] = (out[rows].float() * scale[own, None]).to(out.dtype)
+
+    def _linear_maps(self, strength: Tensor) -> Float[Tensor, "S 3 3"]:
+        """Random stretch, shear and tilt of each shape."""
+        shapes = len(strength)
         log_scale = self.stretch * self._normal(shapes, 3)
         shear = self.shear * self._normal(shapes, 3, 3) * (1 - torch.eye(3, device=strength.device))
         tilt = math.radians(self.tilt_deg) * self._normal(shapes, 2)
         zero = torch.zeros_like(tilt[:, 0])
         rotation = torch.stack([zero, zero, tilt[:, 0], zero, zero, tilt[:, 1], -tilt[:, 0], -tilt[:, 1], zero], -1)
         generator_matrix = torch.diag_embed(log_scale) + shear + rotation.view(shapes, 3, 3)
-        linear = torch.linalg.matrix_exp(2 * strength[:, None, None] * generator_matrix)
-        vertices = self.vertices.float()
-        deformed = torch.einsum("vij,vj->vi", linear[self.vertex_shape], vertices)
-        for _ in range(3):
-            frequency = 3.0 * self._normal(shapes, 3)
-            phase = 2 * math.pi * self._uniform(shapes)
-            amplitude = 2 * self.wave * strength[:, None] * self._normal(shapes, 3)
-            angle = (frequency[self.vertex_shape] * vertices).sum(-1) + phase[self.vertex_shape]
-            deformed += amplitude[self.vertex_shape] * angle.sin()[:, None]
-        for _ in range(3):
-            middle = self.shape_start + (self._uniform(shapes) * self.shape_size).long()
-            width = 0.1 + 0.25 * self._uniform(shapes)
-            growth = (2 * self.bulge * strength * self._normal(shapes)).clamp(-0.6, 1.2)
-            offset = deformed - deformed[middle][self.vertex_shape]
-            fade = torch.exp(-offset.square().sum(-1) / (2 * width.square())[self.vertex_shape])
-            deformed += (growth[self.vertex_shape] * fade)[:, None] * offset
-        keep_size = self.radius / self._radius(deformed).clamp_min(1e-6)
-        return (deformed * keep_size[self.vertex_shape, None]).to(self.vertices.dtype)
+        return torch.linalg.matrix_exp(2 * strength[:, None, None] * generator_matrix)
 
     def _palettes(self) -> Float[Tensor, "U 3"]:
         assets = len(self.meshes.names)
@@ -115,3 +149,15 @@ class ShapeJitter:
         palette = self._uniform(PALETTE_SIZE, 3).square()
         drawn = palette[(self.colour_key + shift[self.vertex_asset]) % PALETTE_SIZE].to(self.colours.dtype)
         return torch.where(recoloured[self.vertex_asset, None], drawn, self.colours)
+
+
+def _chunks(starts: list[int], total: int) -> list[tuple[slice, slice]]:
+    """Ranges of poses, and of their vertices, of at most ``CHUNK_VERTICES`` (or of one pose)."""
+    out, first = [], 0
+    ends = [*starts[1:], total]
+    for pose, end in enumerate(ends):
+        last = pose + 1 == len(ends)
+        if last or ends[pose + 1] - starts[first] > CHUNK_VERTICES:
+            out.append((slice(first, pose + 1), slice(starts[first], end)))
+            first = pose + 1
+    return out
