@@ -2,15 +2,17 @@
 
 import json
 
+import cv2
 import pytest
 import torch
 from tiny_sd import tiny_sd
 from tiny_text import SENTENCES, tiny_text
 from toy_meshes import toy_meshes
 
+from threestudio_4d.errors import UserError
 from threestudio_4d.guidance.sd_guidance import load_stable_diffusion
 from threestudio_4d.guidance.sd_model import StableDiffusionModel
-from threestudio_4d.prior import train_sd
+from threestudio_4d.prior import sd_sheet, train_sd
 from threestudio_4d.prior.clip_model import ImageTextModel
 from threestudio_4d.prior.clip_networks import build_clip_tiny, build_tokenizer
 from threestudio_4d.prior.sd_evaluation import (
@@ -128,3 +130,22 @@ def test_training_learns_and_resumes(clip, tmp_path, monkeypatch):
     config.max_steps = 26
     train(lambda device, seed: SdTask(config, device, seed), config)
     assert json.loads((tmp_path / "run/training.json").read_text())["history"][-1]["step"] == 26
+
+
+def test_a_sheet(tmp_path, monkeypatch, capsys):
+    tiny_sd("pixels").save(tmp_path / "prior")
+    options = [str(tmp_path / "prior"), str(tmp_path / "out/sheet.png"), "--prompts", "a fox", "a tree", "--steps", "2"]
+    monkeypatch.setattr("sys.argv", ["sd_sheet", *options])
+    sd_sheet.main()
+    assert cv2.imread(str(tmp_path / "out/sheet.png")).shape == (2 * (16 + sd_sheet.LABEL_HEIGHT), 8 * 16, 3)
+    assert "columns are 4 samples, side view, front view, back view, overhead view" in capsys.readouterr().out
+
+
+def test_a_sheet_of_held_out_assets(monkeypatch):
+    monkeypatch.setattr(sd_sheet.PosedMeshes, "load", lambda *args: toy_meshes())
+    monkeypatch.setattr(sd_sheet, "is_validation", lambda name: name == "Apple")
+    captions, renders = sd_sheet.held_out_renders("", 16, 2)
+    assert captions and renders.shape == (len(captions), 3, 16, 16)
+    monkeypatch.setattr(sd_sheet, "is_validation", lambda name: False)
+    with pytest.raises(UserError, match="no held-out assets; name sentences with --prompts"):
+        sd_sheet.held_out_renders("pack.npz", 16, 2)
