@@ -1,0 +1,142 @@
+"""``t2v-tiny``: its size, its training end to end at toy size, and the scores that its card states."""
+
+import json
+
+import pytest
+import torch
+from tiny_text import tiny_text
+
+from threestudio_4d.guidance.t2v_model import TextToVideoModel, load_t2v
+from threestudio_4d.prior import t2v_evaluation
+from threestudio_4d.prior.assets import write_pack
+from threestudio_4d.prior.bestiary import make_creature
+from threestudio_4d.prior.clip_model import ImageTextModel
+from threestudio_4d.prior.clip_networks import build_clip_tiny, build_tokenizer
+from threestudio_4d.prior.t2v_networks import build_t2v_tiny
+from threestudio_4d.prior.train_t2v import T2vTask, T2vTrainingConfig, shifted
+from threestudio_4d.prior.training import train
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory) -> dict[str, str]:
+    """A pack of three moving creatures, and an untrained image-text model."""
+    folder = tmp_path_factory.mktemp("t2v")
+    write_pack([make_creature(seed) for seed in range(3)], folder / "pack.npz")
+    torch.manual_seed(0)
+    tokenizer = build_tokenizer(["a fish swimming", "a bird flying"], folder / "tokenizer")
+    clip = build_clip_tiny(len(tokenizer), 16, 1, 16, 8, 16)
+    ImageTextModel.from_clip(clip, tokenizer).save(folder / "clip", dtype=torch.float32)
+    return {"pack": str(folder / "pack.npz"), "text": str(folder / "clip")}
+
+
+def config(inputs: dict[str, str], out, **settings) -> T2vTrainingConfig:
+    toy = {
+        "image_size": 16,
+        "frames": 4,
+        "channels": "16,16",
+        "batch_size": 2,
+        "evaluation_clips": 4,
+        "evaluation_steps": 2,
+    }
+    toy |= {"compile": False, "jitter_steps": 2, "still_share": 0.3, "minutes": 1000.0}
+    return T2vTrainingConfig(**inputs, out=str(out), **(toy | settings))
+
+
+def test_size():
+    model = build_t2v_tiny(None, context_width=192)
+    count = sum(parameter.numel() for parameter in model.unet.parameters())
+    assert 5.0e6 < count < 5.5e6
+    assert model.latent_shape() == (48, 16, 16) and model.image_size == 64 and model.frames == 16
+    assert model.alphas_cumprod[-1] < 1e-6
+
+
+def test_training_goes_on_where_it_stopped_and_leaves_a_prior(inputs, tmp_path):
+    for steps in (2, 4):
+        settings = config(inputs, tmp_path, max_steps=steps)
+        train(lambda device, seed, settings=settings: T2vTask(settings, device, seed), settings)
+    record = json.loads((tmp_path / "training.json").read_text())
+    assert [entry["step"] for entry in record["history"]] == [2, 4]
+    scores = record["history"][-1]["held_out"]
+    assert set(scores["loss"]) == {"right_text", "wrong_text", "no_text"}
+    assert set(scores["one_step_psnr"]) == {"right_text", "wrong_text", "no_text", "static_mean"}
+    assert scores["samples"]["motion"]["static"] == 0 and scores["samples"]["motion"]["training"] > 0
+    prior = load_t2v(str(tmp_path / "prior"))
+    text, negative = prior.embed(["a fish swimming"]), prior.embed([""])
+    video = prior.sample(text, negative, steps=2, guidance_scale=3.0)
+    assert video.shape == (1, 4, 3, 16, 16) and torch.isfinite(video).all()
+
+
+def test_a_step_trains_the_network_and_not_the_tower(inputs, tmp_path):
+    task = T2vTask(config(inputs, tmp_path), CPU, 0)
+    batch = task.draw(2)
+    assert [tuple(part.shape) for part in batch] == [(2, 4, 3, 16, 16), (2, 24, 16), (2,), (2, 48, 4, 4, 4)]
+    loss = task.loss(task.model, *batch)
+    loss.backward()
+    assert loss.ndim == 0 and torch.isfinite(loss)
+    learning = [name for name, parameter in task.model.named_parameters() if parameter.requires_grad]
+    assert all(name.startswith("unet.") for name in learning)
+    assert task.model.unet.conv_in.weight.grad.abs().sum() > 0
+
+
+def test_the_loss_of_a_perfect_network_is_zero(inputs, tmp_path, monkeypatch):
+    task = T2vTask(config(inputs, tmp_path), CPU, 0)
+    video, context, t, noise = task.draw(2)
+    a = task.model.alphas_cumprod[t].view(-1, 1, 1, 1, 1)
+    folded = torch.nn.functional.pixel_unshuffle(video.flatten(0, 1) * 2 - 1, 4).unflatten(0, (2, 4)).transpose(1, 2)
+    monkeypatch.setattr(task.model, "denoise", lambda noisy, *args: a.sqrt() * noise - (1 - a).sqrt() * folded)
+    assert task.loss(task.model, video, context, t, noise) < 1e-10
+
+
+def test_words_are_those_of_the_clip(inputs, tmp_path):
+    """Without words of the view and without dropout, a clip's context is the embedding of its asset and action."""
+    shares = {"view_share": 0.0, "text_dropout": 0.0, "action_share": 1.0, "still_share": 0.0}
+    task = T2vTask(config(inputs, tmp_path, **shares), CPU, 0)
+    sentences = [task.captions.sentences[i] for i in task.held_out.caption.tolist()]
+    assert all(sentence.split()[-1] in ("walking", "swimming", "flying", "jumping") for sentence in sentences)
+    contexts = task.table(task.held_out.caption)
+    torch.testing.assert_close(contexts, task.clip.text.encode(sentences))
+    known = task.clip.text.encode(task.captions.sentences)
+    for context in task.draw(4)[1]:
+        assert (known - context).abs().amax((1, 2)).min() < 1e-5
+
+
+def test_shifted_timesteps():
+    t = torch.tensor([0, 500, 999])
+    assert torch.equal(shifted(t, 999, 1.0), t)
+    assert shifted(t, 999, 3.0).tolist() == [0, 750, 999]
+
+
+def test_scores_know_the_truth_from_noise():
+    """True clips against themselves are perfect, static ones do not move, noise is far away."""
+    torch.manual_seed(1)
+    text = tiny_text()
+    clip = ImageTextModel.from_clip(build_clip_tiny(len(text.tokenizer), 16, 1, 16, 8, 16), text.tokenizer).eval()
+    numbers = torch.tensor([0, 1] * 4)
+    truth = t2v_evaluation.CaptionedClips(torch.rand(8, 4, 3, 16, 16) * 0.3 + 0.7, numbers, numbers)
+    samples = {"right_text": truth.images, "no_text": torch.rand(8, 4, 3, 16, 16)}
+    mean = truth.images.mean((0, 1))
+    with torch.no_grad():
+        scores = t2v_evaluation.sample_scores(clip, ["a fox", "a red car"], samples, truth, mean)
+    assert scores["captions"] == 2 and scores["retrieval"]["chance_top1"] == 0.5
+    assert scores["retrieval"]["right_text"] == scores["retrieval"]["true_clips"]
+    assert scores["motion"] == pytest.approx(
+        {"right_text": 1, "no_text": 10 / 3, "static_mean": 0, "static": 0}, rel=0.1
+    )
+    assert scores["motion_frechet"]["right_text"] < 1e-6 < scores["motion_frechet"]["static"]
+    assert scores["frame_frechet"]["right_text"] < 1e-6 < scores["frame_frechet"]["no_text"]
+    assert truth.wrong_captions().tolist() == [1, 0] * 4
+
+
+def test_one_step_clips_of_a_known_mean(monkeypatch):
+    model = build_t2v_tiny(None, 16, 4, (16, 16), 8).requires_grad_(False).eval()
+    mean = torch.rand(1, 4, 3, 16, 16)
+    clean = model.encode(mean)
+    monkeypatch.setattr(
+        TextToVideoModel, "predict", lambda self, noisy, t, text: (noisy, clean.expand(len(text), -1, -1, -1, -1))
+    )
+    drawn = t2v_evaluation.one_step_clips(model, torch.zeros(3, 5, 8), batch_size=2)
+    torch.testing.assert_close(drawn, mean.expand(3, -1, -1, -1, -1))
+    assert t2v_evaluation.psnr(drawn, mean.expand_as(drawn)) == pytest.approx(100)
+    assert t2v_evaluation.psnr(drawn, (mean + 0.1).expand_as(drawn)) == pytest.approx(20, abs=1e-3)
