@@ -1,0 +1,205 @@
+"""Time and peak memory of the SVD guidance at the published size, with random weights (nothing is downloaded).
+
+    python benchmarks/svd_step.py --output svd_step.json
+    python benchmarks/svd_step.py --device cpu --quick
+
+Measured for one clip of 14 frames in several sizes, each as the median of repeated runs after warm-up, timed by CUDA
+events on a GPU:
+
+* ``encode``: the image encoder on all frames, forward and backward to the frames;
+* ``unet``: the UNet with classifier-free guidance, two rows a clip;
+* ``step``: a whole distillation, from the frames to the gradient on them.
+
+``random_svd`` and ``build_guidance`` are made to be imported by other scripts.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import environment, measure, write_report
+from diffusers import AutoencoderKLTemporalDecoder, EulerDiscreteScheduler, UNetSpatioTemporalConditionModel
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+from threestudio.utils.misc import set_device
+from threestudio_4d.guidance.svd_guidance import SVDGuidance
+from threestudio_4d.guidance.svd_model import SVDModel
+
+FRAMES = 14
+SIZES = [(256, 256), (320, 576), (576, 1024)]  # height, width
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "published": {},
+    "half_encoder": {"half_dtype": "bf16", "vae_half_precision": True},
+    "low_memory": {
+        "half_dtype": "bf16",
+        "vae_half_precision": True,
+        "vae_checkpointing": True,
+        "encode_chunk_size": 1,
+        "max_batch": 1,
+    },
+    "compiled": {"half_dtype": "bf16", "vae_half_precision": True, "compile_unet": True},
+}
+
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "unet": {
+        "sample_size": 96,
+        "block_out_channels": (320, 640, 1280, 1280),
+        "num_attention_heads": (5, 10, 20, 20),
+        "cross_attention_dim": 1024,
+        "layers_per_block": 2,
+        "addition_time_embed_dim": 256,
+        "projection_class_embeddings_input_dim": 768,
+        "num_frames": FRAMES,
+    },
+    "vae": {
+        "block_out_channels": (128, 256, 512, 512),
+        "down_block_types": ("DownEncoderBlock2D",) * 4,
+        "layers_per_block": 2,
+        "sample_size": 768,
+    },
+    "clip": {
+        "hidden_size": 1280,
+        "intermediate_size": 5120,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 16,
+        "image_size": 224,
+        "patch_size": 14,
+        "projection_dim": 1024,
+        "hidden_act": "gelu",
+    },
+}
+QUICK: dict[str, dict[str, Any]] = {
+    "unet": {
+        "sample_size": 8,
+        "block_out_channels": (32, 32),
+        "down_block_types": ("CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"),
+        "up_block_types": ("UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"),
+        "num_attention_heads": (2, 2),
+        "cross_attention_dim": 32,
+        "layers_per_block": 1,
+        "addition_time_embed_dim": 16,
+        "projection_class_embeddings_input_dim": 48,
+        "num_frames": FRAMES,
+    },
+    "vae": {
+        "block_out_channels": (32, 32),
+        "down_block_types": ("DownEncoderBlock2D",) * 2,
+        "layers_per_block": 1,
+        "sample_size": 16,
+    },
+    "clip": {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "image_size": 28,
+        "patch_size": 14,
+        "projection_dim": 32,
+    },
+}
+
+
+def random_svd(device: str | torch.device, quick: bool = False) -> SVDModel:
+    """Networks of the published size (``quick``: of toy size) with random weights, built on the device."""
+    torch.manual_seed(0)
+    configs = QUICK if quick else PUBLISHED
+    with torch.device(device):
+        unet = UNetSpatioTemporalConditionModel(in_channels=8, out_channels=4, **configs["unet"])
+        vae = AutoencoderKLTemporalDecoder(latent_channels=4, **configs["vae"])
+        encoder = CLIPVisionModelWithProjection(CLIPVisionConfig(**configs["clip"]))
+    scheduler = EulerDiscreteScheduler(
+        prediction_type="v_prediction",
+        timestep_type="continuous",
+        timestep_spacing="leading",
+        use_karras_sigmas=True,
+        sigma_min=0.002,
+        sigma_max=700.0,
+    )
+    return SVDModel(unet, vae, encoder, scheduler)
+
+
+def build_guidance(device: str | torch.device, height: int, width: int, quick: bool = False, **cfg: Any) -> SVDGuidance:
+    """A prepared guidance with random weights for frames of that size, built on the device.
+
+    Args:
+        quick: a network of toy size instead of the published one.
+        cfg: entries of the guidance's config, such as ``half_dtype="bf16"``.
+    """
+    device = torch.device(device)
+    set_device(device)
+    guidance = SVDGuidance({"height": height, "width": width, **cfg}, random_svd(device, quick))
+    guidance.prepare(torch.rand(1, height, width, 3, device=device))
+    return guidance
+
+
+def benchmark_parts(guidance: SVDGuidance, **timing: int) -> dict[str, dict[str, float]]:
+    """``encode``, ``unet`` and ``step`` for one clip."""
+    device, (height, width) = guidance.device, guidance.size
+    rgb = torch.rand(FRAMES, height, width, 3, device=device).requires_grad_()
+    noisy = torch.randn(1, FRAMES, *guidance.model.latent_shape(height, width), device=device)
+    timesteps = torch.full((1,), 600, device=device)
+    time_ids = guidance.model.time_ids(7, 127, 0.02, 1)
+
+    def encode() -> None:
+        rgb.grad = None
+        guidance.encode(rgb).sum().backward()
+
+    def unet() -> None:
+        with torch.no_grad():
+            guidance.predict(noisy, timesteps, guidance.condition, time_ids)
+
+    def step() -> None:
+        rgb.grad = None
+        guidance(rgb)["loss_sds"].backward()
+
+    return {function.__name__: measure(function, device, **timing) for function in (encode, unet, step)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--quick", action="store_true", help="toy networks and few repeats, to see that it runs")
+    parser.add_argument(
+        "--variants", nargs="+", choices=list(VARIANTS), default=["published", "half_encoder", "low_memory"]
+    )
+    parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--output", type=Path, help="write the numbers as JSON here too")
+    arguments = parser.parse_args()
+    device = torch.device(arguments.device)
+    timing = {"repeats": 1, "warmup": 1} if arguments.quick else {"repeats": arguments.repeats, "warmup": 3}
+    sizes = [(16, 16), (16, 24)] if arguments.quick else SIZES
+
+    report: dict[str, Any] = {
+        **environment(device),
+        "networks": "toy" if arguments.quick else "SVD at the published size, random weights",
+        "frames": FRAMES,
+        "results": [],
+    }
+    for variant in arguments.variants:
+        for height, width in sizes:
+            guidance = build_guidance(device, height, width, arguments.quick, **VARIANTS[variant])
+            row: dict[str, Any] = {"variant": variant, "height": height, "width": width}
+            try:
+                parts = benchmark_parts(guidance, **timing)
+            except torch.cuda.OutOfMemoryError:
+                report["results"].append({**row, "out_of_memory": True})
+                print(f"{variant}: {FRAMES} frames of {height} x {width}: out of memory", flush=True)
+            else:
+                report["results"].append({**row, **parts})
+                cells = ", ".join(
+                    f"{name} {numbers['ms']:.0f} ms"
+                    + (f" {numbers['peak_gib']:.1f} GiB" if "peak_gib" in numbers else "")
+                    for name, numbers in parts.items()
+                )
+                print(f"{variant}: {FRAMES} frames of {height} x {width}: {cells}", flush=True)
+            del guidance
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
+    if arguments.output is not None:
+        write_report(report, arguments.output)
+
+
+if __name__ == "__main__":
+    main()
