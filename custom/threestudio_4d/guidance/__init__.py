@@ -12,6 +12,7 @@ from . import (  # noqa: F401
     mvdream_guidance,
     sd_guidance,
     svd_guidance,
+    t2v_guidance,
     text_prompts,
     vsd_guidance,
     zero123_guidance,

@@ -1,0 +1,256 @@
+"""``t2v-guidance``: score distillation from a text-to-video model, which judges all frames of a clip together.
+
+4D-fy (Bahmani et al., CVPR 2024, section 3.3) renders one camera at 16 times, encodes the frames, adds noise of one
+level to the whole latent clip, and pulls it towards what ZeroScope makes of it given the prompt.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Optional
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL
+
+import threestudio
+from threestudio.models.prompt_processors.base import PromptProcessorOutput
+from threestudio.utils.typing import Float, Int, Tensor
+
+from ..errors import UserError
+from .distillation_guidance import DistillationGuidance
+from .score_distillation import ScoreDistillation
+from .t2v_model import CFG_FORMS, TextToVideoModel, load_t2v
+
+
+def split_frames(clips: int, frames: int, budget: int, device: torch.device | str) -> tuple[Tensor, Tensor, Tensor]:
+    """A random choice of ``budget`` frames of each clip.
+
+    Returns:
+        The chosen frames [B, k], the others [B, F - k], and the order [B, F] that puts (chosen, others) back in line.
+    """
+    order = torch.rand(clips, frames, device=device).argsort(1)
+    return order[:, :budget], order[:, budget:], order.argsort(1)
+
+
+def take_frames(video: Float[Tensor, "B F ..."], index: Int[Tensor, "B K"]) -> Float[Tensor, "B K ..."]:
+    """Frames of clips by number, each clip its own; differentiable."""
+    return video[torch.arange(len(video), device=video.device)[:, None], index]
+
+
+def amplify_motion(residual: Float[Tensor, "B C F h w"], scale: float) -> Float[Tensor, "B C F h w"]:
+    """``m + s (r - m)`` with m the mean of r over frames: more of what differs between frames (4D-fy's code)."""
+    mean = residual.mean(dim=2, keepdim=True)
+    return mean + scale * (residual - mean)
+
+
+@threestudio.register("t2v-guidance")
+class TextToVideoGuidance(DistillationGuidance):
+    """Video SDS with ModelScope, ZeroScope or the built-in ``t2v-tiny``."""
+
+    @dataclass
+    class Config(DistillationGuidance.Config):
+        pretrained_model_name_or_path: str = "t2v-tiny"
+        guidance_scale: Any = 100.0
+        cfg_form: str = "standard"
+        """``standard``: ``u + s (c - u)``; ``text_plus``: ``c + s (c - u)``, how 4D-fy counts (its 100 is 101)."""
+        num_frames: Optional[int] = None  # noqa: UP045 - OmegaConf 2.3 reads Optional on every Python version
+        """F of a clip where a call does not say; null: as the prior was trained."""
+        height: Optional[int] = None  # noqa: UP045
+        """Size that frames are resized to; null: that of the prior. 4D-fy: 320 x 576."""
+        width: Optional[int] = None  # noqa: UP045
+        frame_grad_budget: Optional[int] = None  # noqa: UP045
+        """So many random frames of each clip are encoded with gradient, the others without; the network sees all. Less
+        memory, and only those frames learn in this step. null: all."""
+        motion_amp_scale: float = 1.0
+        """Weight of what the score says of single frames over what it says of their mean; 4D-fy: 30 with VideoCrafter,
+        1 with ZeroScope."""
+        view_dependent_prompting: bool = True
+        """Name the view in the prompt, by the camera of the first frame."""
+        vae_half_precision: bool = False
+        """Encode frames in half precision too."""
+        vae_checkpointing: bool = False
+        """Recompute the encoder's activations in the backward pass: about a third more time for much less memory."""
+        vae_batch: Optional[int] = None  # noqa: UP045
+        """Most frames that the encoder sees at once; null: all."""
+        sample_posterior: bool = True
+        """Latents of frames are samples of the encoder's posterior (as published); false takes its mean."""
+        compile_unet: bool = False
+        """``torch.compile`` the UNet. Pays on a GPU after some minutes."""
+
+    cfg: Config
+
+    def configure(self, model: TextToVideoModel | None = None) -> None:
+        """Load the prior; ``model`` is used instead of the one that the config names, if given."""
+        cfg, half_dtype = self.cfg, self.half_dtype()
+        if cfg.cfg_form not in CFG_FORMS:
+            raise UserError(f"cfg_form must be one of {', '.join(CFG_FORMS)}, got {cfg.cfg_form!r}")
+        for name in ("num_frames", "frame_grad_budget", "vae_batch"):
+            value = getattr(cfg, name)
+            if value is not None and value < 1:
+                raise UserError(f"{name} must be 1 or more, or null, got {value}")
+        if model is None:
+            threestudio.info(f"Loading the text-to-video prior {cfg.pretrained_model_name_or_path}")
+            model = load_t2v(cfg.pretrained_model_name_or_path, text=False)
+        if half_dtype is not None:
+            # nn.Module's own cast: that of diffusers warns of modules to keep in float32, of which there are none.
+            torch.nn.Module.to(model.unet, half_dtype)
+            if cfg.vae_half_precision:
+                torch.nn.Module.to(model.vae, half_dtype)
+        self.model = model.to(self.device).requires_grad_(False).eval()
+        if cfg.vae_checkpointing and isinstance(self.model.vae, AutoencoderKL):
+            self.model.vae.enable_gradient_checkpointing()
+        if cfg.compile_unet:
+            self.model.unet.compile()
+        self.frame_size = (cfg.height or self.model.image_size, cfg.width or self.model.image_size)
+        self.latent_shape = self.model.latent_shape(*self.frame_size)
+        self.set_noise_schedule(self.model.alphas_cumprod, self.model.prediction_type)
+
+    def _encode(self, video: Float[Tensor, "B F H W 3"]) -> Float[Tensor, "B C F h w"]:
+        frames = video.flatten(0, 1)
+        parts = []
+        for part in frames.split(self.cfg.vae_batch or len(frames)):
+            images = part.to(self.device, torch.float32).movedim(-1, 1)
+            if images.shape[-2:] != self.frame_size:
+                images = F.interpolate(images, self.frame_size, mode="bilinear", align_corners=False)
+            parts.append(self.model.encode(images[:, None], sample=self.cfg.sample_posterior)[:, :, 0].float())
+        return torch.cat(parts).unflatten(0, video.shape[:2]).transpose(1, 2)
+
+    def encode(self, video: Float[Tensor, "B F H W 3"]) -> Float[Tensor, "B C F h w"]:
+        """Scaled latents of clips in [0, 1]; differentiable in ``frame_grad_budget`` random frames of each clip."""
+        clips, frames = video.shape[:2]
+        budget = self.cfg.frame_grad_budget
+        with self.single_precision():
+            if budget is None or budget >= frames or not (torch.is_grad_enabled() and video.requires_grad):
+                return self._encode(video)
+            chosen, others, line = split_frames(clips, frames, budget, video.device)
+            with torch.no_grad():
+                still = self._encode(take_frames(video, others))
+            latents = torch.cat([self._encode(take_frames(video, chosen)), still], dim=2)
+        return take_frames(latents.transpose(1, 2), line.to(latents.device)).transpose(1, 2)
+
+    def predict(
+        self,
+        noisy: Float[Tensor, "B C F h w"],
+        timesteps: Int[Tensor, " B"],
+        text: Float[Tensor, "B L D"],
+        negative: Float[Tensor, "B L D"],
+    ) -> tuple[Float[Tensor, "B C F h w"], Float[Tensor, "B C F h w"]]:
+        """Noise and clean latents that the prior sees in ``noisy`` after guidance."""
+        with self.single_precision():
+            return self.model.predict(noisy, timesteps, text, negative, self.guidance_scale, self.cfg.cfg_form)
+
+    def text_embeddings(
+        self,
+        prompt_utils: PromptProcessorOutput,
+        elevation: Float[Tensor, " B"],
+        azimuth: Float[Tensor, " B"],
+        camera_distances: Float[Tensor, " B"],
+    ) -> tuple[Float[Tensor, "B L D"], Float[Tensor, "B L D"]]:
+        """Embeddings of the prompt and of the negative one, for a camera of each clip."""
+        embeddings = prompt_utils.get_text_embeddings(
+            elevation, azimuth, camera_distances, self.cfg.view_dependent_prompting
+        )
+        return embeddings.to(self.device).chunk(2)
+
+    def distill(
+        self,
+        rgb: Float[Tensor, "N H W 3"],
+        prompt_utils: PromptProcessorOutput,
+        elevation: Float[Tensor, " M"],
+        azimuth: Float[Tensor, " M"],
+        camera_distances: Float[Tensor, " M"],
+        num_frames: int | None = None,
+        rgb_as_latents: bool = False,
+        noise: Float[Tensor, "B C F h w"] | None = None,
+        timesteps: Int[Tensor, " B"] | None = None,
+        guidance_eval: bool = False,
+        **kwargs: Any,
+    ) -> ScoreDistillation:
+        """Distil the score of every clip.
+
+        Args:
+            rgb: frames in [0, 1], N = B F: the F frames of the first clip in order of time, then those of the next;
+                with ``rgb_as_latents`` the scaled latents themselves, [N, h, w, C].
+            prompt_utils: what a prompt processor gives when called.
+            elevation, azimuth, camera_distances: cameras of the frames, [N], or of the clips, [B]; degrees and world
+                units.
+            num_frames: F.
+            noise, timesteps: fixed values instead of random ones; one timestep a clip.
+            guidance_eval: also decode what the network saw and what it made of it, into ``evaluation``.
+
+        Raises:
+            ValueError: the frames do not divide into clips.
+            NonFiniteScoreError: the score is not finite.
+        """
+        frames = num_frames or self.cfg.num_frames or self.model.frames
+        if len(rgb) % frames:
+            raise ValueError(f"{len(rgb)} images do not divide into clips of {frames} frames")
+        clips = len(rgb) // frames
+        video = rgb.unflatten(0, (clips, frames))
+        latents = video.permute(0, 4, 1, 2, 3).float() if rgb_as_latents else self.encode(video)
+        cameras = (
+            value if len(value) == clips else value[::frames] for value in (elevation, azimuth, camera_distances)
+        )
+        text, negative = self.text_embeddings(prompt_utils, *cameras)
+        noise = torch.randn_like(latents) if noise is None else noise
+        scale = self.cfg.motion_amp_scale
+
+        def predict(noisy: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+            eps, x0 = self.predict(noisy, t, text, negative)
+            if scale != 1:
+                eps = noise + amplify_motion(eps - noise, scale)
+                x0 = latents.detach() + amplify_motion(x0 - latents.detach(), scale)
+            return eps, x0
+
+        return self.distil_latents(
+            latents, predict, timesteps, noise, evaluate=self._evaluation if guidance_eval else None
+        )
+
+    def _evaluation(self, noisy: Tensor, x0: Tensor, timesteps: Tensor) -> dict[str, Any]:
+        with self.single_precision():
+            pictures = [
+                self.model.decode(latents, self.cfg.vae_batch).flatten(0, 1).movedim(1, -1) for latents in (noisy, x0)
+            ]
+        levels = (timesteps.float() / self.model.num_train_timesteps).repeat_interleave(noisy.shape[2])
+        return {
+            "bs": len(pictures[0]),
+            "noise_levels": levels.tolist(),
+            "imgs_noisy": pictures[0],
+            "imgs_1step": pictures[1],
+        }
+
+    @torch.no_grad()
+    def sample(
+        self,
+        prompt_utils: PromptProcessorOutput,
+        clips: int = 1,
+        steps: int = 40,
+        guidance_scale: float = 7.5,
+        **options,
+    ) -> Float[Tensor, "B F h w 3"]:
+        """Clips that the prior draws on its own for the plain prompt, to see what the distillation pulls towards."""
+        zero = torch.zeros(clips, device=self.device)
+        embeddings = prompt_utils.get_text_embeddings(zero, zero, zero + 1, False).to(self.device)
+        text, negative = embeddings.chunk(2)
+        height, width = self.frame_size
+        with self.single_precision():
+            video = self.model.sample(
+                text, negative, self.cfg.vae_batch, height=height, width=width, steps=steps,
+                guidance_scale=guidance_scale, **options,
+            )  # fmt: skip
+        return video.movedim(2, -1)
+
+    def __call__(
+        self,
+        rgb: Float[Tensor, "N H W 3"],
+        prompt_utils: PromptProcessorOutput,
+        elevation: Float[Tensor, " M"],
+        azimuth: Float[Tensor, " M"],
+        camera_distances: Float[Tensor, " M"],
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """threestudio's way to ask: ``loss_sds`` (sum over all frames / clips), ``grad_norm``, ``min_step``,
+        ``max_step``; with ``guidance_eval=True`` also ``eval``, pictures ``[N, h, w, 3]``. See ``distill``.
+        """
+        return self.result(self.distill(rgb, prompt_utils, elevation, azimuth, camera_distances, **kwargs))
