@@ -151,3 +151,21 @@ def test_what_it_refuses():
     batch = {key: value[:3] for key, value in views().items()}
     with pytest.raises(ValueError, match="3 images do not divide into groups of n_view=4"):
         build()(**batch, prompt_utils=Prompts())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("half_dtype", ["fp16", "bf16"])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_on_a_gpu(half_dtype, compiled):
+    """Half precision agrees with single precision, compiled or not."""
+    prompts, batch = Prompts(), views()
+    noise, t = torch.randn(8, 4, 8, 8), torch.full((8,), 400)
+    expected = build(guidance_scale=3.0).distill(**batch, prompt_utils=prompts, noise=noise, timesteps=t)
+    set_device("cuda")
+    batch = {key: value.detach().cuda().requires_grad_(key == "rgb") for key, value in batch.items()}
+    guidance = build(guidance_scale=3.0, half_dtype=half_dtype, compile_unet=compiled)
+    result = guidance.distill(**batch, prompt_utils=prompts, noise=noise.cuda(), timesteps=t.cuda())
+    result.level_losses().sum().backward()
+    assert batch["rgb"].grad.abs().sum() > 0
+    error = (result.gradient.cpu() - expected.gradient).norm() / expected.gradient.norm()
+    assert error < 0.05

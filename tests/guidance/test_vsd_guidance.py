@@ -230,3 +230,32 @@ def test_guidance_of_the_second_score_by_hand():
     eps, x0 = guidance.lora.predict(noisy, t, text, camera, 3.0)
     torch.testing.assert_close(eps, u + 3 * (c - u))
     torch.testing.assert_close(x0, sd.x0_from_eps(noisy, eps, guidance.alphas_cumprod[t]))
+
+
+@pytest.mark.parametrize("two", [False, True])
+def test_checkpointing_changes_no_gradient(two):
+    def gradients(checkpointing):
+        guidance = build(toy(), toy(seed=3) if two else None, lora_checkpointing=checkpointing)
+        latents, text, camera = (torch.ones(shape) for shape in ((2, 4, 8, 8), (2, 5, 16), (2, 16)))
+        loss = guidance.lora_loss(latents, text, camera, torch.tensor([5, 900]), latents * 0.5, torch.ones(2))
+        return torch.autograd.grad(loss, list(guidance.parameters()))
+
+    for plain, recomputed in zip(gradients(False), gradients(True), strict=True):
+        torch.testing.assert_close(plain, recomputed)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("two", [False, True])
+def test_on_a_gpu(two):
+    set_device("cuda")
+    guidance = build(toy(), toy(seed=3) if two else None)
+    assert {p.dtype for p in guidance.lora.model.unet.parameters()} == {torch.bfloat16, torch.float32}
+    batch = {key: value.detach().cuda().requires_grad_(key == "rgb") for key, value in views().items()}
+    optimizer = torch.optim.AdamW(guidance.parameters(), lr=1e-3)
+    for _ in range(3):
+        out = guidance(**batch, prompt_utils=Prompts())
+        optimizer.zero_grad()
+        (out["loss_vsd"] + out["loss_lora"]).backward()
+        optimizer.step()
+    assert torch.isfinite(batch["rgb"].grad).all() and batch["rgb"].grad.abs().sum() > 0
+    assert all(torch.isfinite(p).all() for p in guidance.parameters())
