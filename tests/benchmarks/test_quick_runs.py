@@ -54,6 +54,22 @@ def test_zero123_step(repository, tmp_path):
 
 
 @pytest.mark.slow
+def test_data_engine(repository, tmp_path):
+    printed, report = quick_run(repository, tmp_path, "data_engine")
+    kinds = {(row["size"], row["kind"]) for row in report["results"]}
+    assert kinds == {(s, k) for s in (64, 128) for k in ("pairs", "single", "views", "clips of 14", "clips of 16")}
+    assert all(row["images_per_s"] >= row["samples_per_s"] > 0 for row in report["results"])
+    assert "clips/s" in printed and report["jitter by asset"]["ms"] > 0
+
+
+@pytest.mark.slow
+def test_mvdream_step(repository, tmp_path):
+    _, report = quick_run(repository, tmp_path, "mvdream_step")
+    assert [row["views"] for row in report["results"]] == [4, 1, 1]
+    assert all(row[part]["ms"] > 0 for row in report["results"] for part in ("encode", "unet", "step"))
+
+
+@pytest.mark.slow
 def test_consistent4d_bench4d(repository, tmp_path):
     """One object that looks the same from every side, two steps, without interpolator and without prior baseline."""
     for view in ("ref", "az-75", "az15", "az105", "az195"):
