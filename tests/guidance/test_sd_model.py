@@ -102,6 +102,9 @@ def test_eight_bits_and_a_shared_tower(tmp_path):
     model.text.save(tmp_path / "clip")
     model.save(tmp_path / "sd", int8=True, text_from="clip")
     assert not (tmp_path / "sd/text_encoder").exists() and not (tmp_path / "sd/tokenizer").exists()
+    index = json.loads((tmp_path / "sd/model_index.json").read_text())
+    shared = {"text_encoder": "clip", "tokenizer": "clip"}
+    assert index == {"_class_name": "StableDiffusionModel", "shared": shared}
     loaded = StableDiffusionModel.load(tmp_path / "sd")
     text = TextConditioner.load(tmp_path / "clip")
     assert torch.equal(loaded.embed(["a fox"]), text.encode(["a fox"]))
@@ -125,10 +128,8 @@ def test_mistakes(tmp_path):
     model.text.text_encoder.config.hidden_size = 99
     with pytest.raises(UserError, match="embeddings of 99 channels, the UNet attends to 16"):
         StableDiffusionModel(model.unet, model.vae, model.scheduler, model.text)
-    tiny_sd("pixels").save(tmp_path / "p")
+    tiny_sd("latents").save(tmp_path / "p")
     (tmp_path / "p/scheduler/scheduler_config.json").unlink()
     (tmp_path / "p/scheduler").rmdir()
     with pytest.raises(UserError, match="it has no folder 'scheduler'"):
         StableDiffusionModel.load(tmp_path / "p")
-    index = json.loads((tmp_path / "p/model_index.json").read_text())
-    assert index["text_encoder"] == ["transformers", "CLIPTextModelWithProjection"]

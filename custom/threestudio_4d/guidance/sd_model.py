@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -219,17 +220,21 @@ class StableDiffusionModel(nn.Module):
         save_network(self.unet, folder / "unet", dtype, max_shard_size, int8)
         save_codec(self.vae, folder / "vae", dtype, max_shard_size)
         self.scheduler.save_pretrained(folder / "scheduler")
-        index = {"_class_name": "StableDiffusionPipeline", "safety_checker": [None, None]}
-        index |= {"feature_extractor": [None, None], "image_encoder": [None, None], "requires_safety_checker": False}
-        for name, part in (("unet", self.unet), ("vae", self.vae), ("scheduler", self.scheduler)):
-            index[name] = ["diffusers", type(part).__name__]
-        if text_from is not None:
-            index["shared"] = dict.fromkeys(TEXT_PARTS, text_from)
-        elif self.text is not None:
+        if text_from is None and self.text is not None:
             self.text.save(folder, dtype, max_shard_size, int8)
-            index["text_encoder"] = ["transformers", type(self.text.text_encoder).__name__]
-            index["tokenizer"] = ["transformers", "CLIPTokenizer"]
-        write_index(folder, index)
+        write_index(folder, self._index(int8, text_from))
+
+    def _index(self, int8: bool, text_from: str | None) -> dict[str, Any]:
+        """``model_index.json``: that of a pipeline of diffusers, where it could read the parts."""
+        if text_from is not None:
+            return {"_class_name": type(self).__name__, "shared": dict.fromkeys(TEXT_PARTS, text_from)}
+        if int8 or self.text is None or not isinstance(self.vae, AutoencoderKL):
+            return {"_class_name": type(self).__name__}
+        nothing = dict.fromkeys(("safety_checker", "feature_extractor", "image_encoder"), [None, None])
+        parts = {name: ["diffusers", type(getattr(self, name)).__name__] for name in ("unet", "vae", "scheduler")}
+        tower = {"text_encoder": ["transformers", type(self.text.text_encoder).__name__]}
+        index = {"_class_name": "StableDiffusionPipeline", "requires_safety_checker": False, **nothing, **parts}
+        return index | tower | {"tokenizer": ["transformers", "CLIPTokenizer"]}
 
 
 def load_scheduler(folder: Path) -> DDIMScheduler:
