@@ -119,6 +119,24 @@ def test_a_clip_fits_the_sphere(tmp_path):
     assert 0.95 * RADIUS < radius < RADIUS + 1e-3
 
 
+def test_whole_clips_are_sampled_as_loops(tmp_path):
+    asset = pack_asset(bar(tmp_path / "bar.glb"), clip_frames=6)
+    meshes, vertices = posed(asset)
+    assert meshes.poses == 6 and asset.pose_clip.tolist() == [0] * 6
+    vertices = vertices[:, np.argsort(asset.rest[:, 1], kind="stable")]
+    root = vertices[:, :4]
+    scale = 0.2 / (root[0].amax(0) - root[0].amin(0))[0]
+    turn = torch.deg2rad(90 * torch.arange(6) / 6)
+    tip = (vertices[:, 12:].mean(1) - root.mean(1)) * scale
+    assert torch.allclose(tip, torch.stack([torch.zeros(6), -turn.sin(), 1 + turn.cos()], -1), atol=5e-3)
+
+
+def test_flags_of_whole_clips_are_checked(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main([str(tmp_path), "--out", str(tmp_path / "out.npz"), "--max-clips", "3"])
+    assert "--max-clips needs --clip-frames" in capsys.readouterr().err
+
+
 def test_cubic_splines_pass_through_their_keys(tmp_path):
     clip = read_glb(bar(tmp_path / "bar.glb", interpolation="CUBICSPLINE")).clips[0]
     ends = sample_channel(clip.channels[0], np.array([-1.0, 0.0, 1.0, 2.0]))
