@@ -3,8 +3,8 @@
     python benchmarks/distill_pixels.py svd-guidance --steps 300 --out svd.png
     python benchmarks/distill_pixels.py svd-guidance --set guidance_scale=2 min_step_percent=0.5
 
-There is no geometry: Adam changes the images themselves, from noise, along the gradient of the guidance. The sheet has a
-row for what the prior is given (if it is shown something), for the pixels at the start and after a quarter, a half and
+There is no geometry: Adam changes the images themselves, from noise, along the gradient of the guidance. The sheet has
+a row for what the prior is given (if it is shown something), for the pixels at the start and after a quarter, a half and
 all of the steps, and for samples of the prior. Printed for each of these: the root mean square distance to the nearest
 of a few samples, and how far samples are from each other.
 
@@ -26,7 +26,9 @@ from torch import Tensor
 import threestudio
 from threestudio.utils.misc import set_device
 from threestudio_4d.prior.creature import creature_meshes, render_view
-from threestudio_4d.prior.rasterise import on_white
+from threestudio_4d.prior.rasterise import DISTANCE, camera_to_world, on_white
+
+GUIDANCE_RATE = 1e-3  # of the parameters of a guidance that has some
 
 
 @dataclass
@@ -64,7 +66,56 @@ def svd(cfg: dict[str, Any]) -> Demo:
     )
 
 
-DEMOS: dict[str, Callable[[dict[str, Any]], Demo]] = {"svd-guidance": svd}
+def prompt_utils(cfg: dict[str, Any], prompt: str) -> Any:
+    """Embeddings of ``prompt``, of the entry of that name in ``cfg``, or by the prior named in ``text``."""
+    settings = {"prompt": cfg.pop("prompt", prompt), "pretrained_model_name_or_path": cfg.pop("text", "clip-tiny")}
+    return threestudio.find("text-prompt-processor")(settings)()
+
+
+def ring(count: int, device: torch.device) -> dict[str, Tensor]:
+    """Level cameras evenly around the object, the first in front of it."""
+    azimuth = torch.arange(count, device=device) * (360.0 / count)
+    cameras = {"elevation": azimuth * 0, "azimuth": azimuth, "camera_distances": azimuth * 0 + DISTANCE}
+    return cameras | {"c2w": camera_to_world(*cameras.values())}
+
+
+def mvdream(cfg: dict[str, Any]) -> Demo:
+    """Four views of one object, from a sentence."""
+    prompts = prompt_utils(cfg, "a fox")
+    settings = {"guidance_scale": 5.0, "min_step_percent": 0.3, "max_step_percent": [0, 0.98, 0.6, 200]}
+    guidance = threestudio.find("mvdream-guidance")({**settings, **cfg})
+    cameras = ring(guidance.model.views, guidance.device)
+    size = guidance.image_size
+    return Demo(
+        guidance,
+        (guidance.model.views, size, size),
+        lambda rgb: guidance(rgb, prompts, **cameras)["loss_sds"],
+        lambda generator: guidance.sample(prompts, **cameras, guidance_scale=3.0, generator=generator),
+    )
+
+
+def vsd(cfg: dict[str, Any]) -> Demo:
+    """Four pictures for one sentence, each from its side, beside the LoRA that learns them."""
+    prompts = prompt_utils(cfg, "a fox")
+    settings = {"guidance_scale": 3.0, "min_step_percent": 0.3, "max_step_percent": [0, 0.98, 0.6, 200]}
+    guidance = threestudio.find("vsd-guidance")({**settings, **cfg})
+    cameras = ring(4, guidance.device)
+    angles = {key: value for key, value in cameras.items() if key != "c2w"}
+
+    def loss(rgb: Tensor) -> Tensor:
+        out = guidance(rgb, prompts, **cameras)
+        return out["loss_vsd"] + out["loss_lora"]
+
+    return Demo(
+        guidance,
+        (4, guidance.image_size, guidance.image_size),
+        loss,
+        lambda generator: guidance.sample(prompts, **angles, guidance_scale=3.0, generator=generator),
+    )
+
+
+DEMOS: dict[str, Callable[[dict[str, Any]], Demo]] = {"svd-guidance": svd, "mvdream-guidance": mvdream}
+DEMOS |= {"vsd-guidance": vsd}
 
 
 def optimise(demo: Demo, steps: int, rate: float, seed: int) -> dict[str, Tensor]:
@@ -73,14 +124,15 @@ def optimise(demo: Demo, steps: int, rate: float, seed: int) -> dict[str, Tensor
     torch.manual_seed(seed)
     rgb = (0.5 + 0.2 * torch.randn(*demo.size, 3, device=device)).clamp(0, 1).requires_grad_()
     optimizer = torch.optim.Adam([rgb], lr=rate, betas=(0.9, 0.99))
+    if isinstance(demo.guidance, torch.nn.Module):  # one that learns itself
+        optimizer.add_param_group({"params": list(demo.guidance.parameters()), "lr": GUIDANCE_RATE})
     seen = {"start": rgb.detach().clone()}
     for step in range(steps):
         demo.guidance.do_update_step(0, step)
         loss = demo.loss(rgb)
         optimizer.zero_grad()
         loss.backward()
-        for group in optimizer.param_groups:
-            group["lr"] = rate * (1 - 0.9 * step / steps)
+        optimizer.param_groups[0]["lr"] = rate * (1 - 0.9 * step / steps)
         optimizer.step()
         with torch.no_grad():
             rgb.clamp_(0, 1)
