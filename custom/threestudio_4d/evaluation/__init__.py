@@ -1,9 +1,10 @@
 """Measures of results against ground truth: novel views of a clip, frame by frame and over time.
 
 ``evaluate`` compares folders under a protocol (``evaluate_folders``, ``python -m threestudio_4d.evaluation``);
-``protocols`` defines protocols and metrics, ``folders`` pairs files or refuses, ``frames`` reads them, ``result`` holds
-what was found. The measures: ``novel_views`` and ``image_metrics`` (PSNR, SSIM, IoU, flicker), ``lpips``,
-``clip_similarity``, ``fvd`` with ``frechet``, ``video_features`` and ``i3d``.
+``protocols`` defines protocols and metrics, ``folders`` pairs files or refuses, ``frames`` reads them, ``networks``
+loads what metrics need, ``result`` holds what was found. The measures: ``novel_views`` and ``image_metrics`` (PSNR,
+SSIM, IoU, flicker), ``lpips``, ``clip_similarity``, ``fvd`` with ``frechet``, ``video_features`` and ``i3d``.
+``benchmark`` trains, measures and reports in one go.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ class ClipEmbedder:
         model: a transformers ``CLIPModel`` in evaluation mode.
         name: what the user called it.
         sha256: of the weights file.
-        is_published_architecture: ViT-B/32 at 224 pixels with 512 dimensions, as both published protocols use.
+        device: where the model is.
     """
 
     model: nn.Module
@@ -47,6 +47,7 @@ class ClipEmbedder:
 
     @property
     def is_published_architecture(self) -> bool:
+        """Whether it is a ViT-B/32 at 224 pixels with 512 dimensions, as both published protocols use."""
         config = self.model.config
         vision = config.vision_config
         found = (vision.image_size, vision.patch_size, vision.num_hidden_layers, config.projection_dim)

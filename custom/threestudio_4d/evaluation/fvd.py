@@ -21,8 +21,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -36,38 +38,37 @@ from .video_features import VideoFeatures, prepare_consistent4d, prepare_stylega
 #: frames of a clip of ``fvd_styleganv``, its FVD_16
 STYLEGANV_FRAMES = 16
 
-Matrix = Sequence[Sequence[Image.Image]]  # [V][T]
-Path = list[tuple[int, int]]  # (view, frame) of each image of a clip
+Cells = list[tuple[int, int]]  # (view, frame) of each image of a clip
 
 
-def windows(views: int, frames: int) -> list[Path]:
+def windows(views: int, frames: int) -> list[Cells]:
     """Consecutive clips of 16 frames of every view, without overlap; what is left over is not used."""
     starts = range(0, frames - STYLEGANV_FRAMES + 1, STYLEGANV_FRAMES)
     return [[(v, start + i) for i in range(STYLEGANV_FRAMES)] for v in range(views) for start in starts]
 
 
-def along_frames(views: int, frames: int) -> list[Path]:
+def along_frames(views: int, frames: int) -> list[Cells]:
     """FVD-F: every view in time."""
     return [[(v, t) for t in range(frames)] for v in range(views)]
 
 
-def along_views(views: int, frames: int) -> list[Path]:
+def along_views(views: int, frames: int) -> list[Cells]:
     """FVD-V: every frame from all sides."""
     return [[(v, t) for v in range(views)] for t in range(frames)]
 
 
-def diagonals(views: int, frames: int) -> list[Path]:
+def diagonals(views: int, frames: int) -> list[Cells]:
     """FVD-Diag: from each view of the first frame, view and frame advance together; views wrap around."""
     return [[((v + t) % views, t) for t in range(frames)] for v in range(views)]
 
 
-def serpentine(views: int, frames: int) -> list[Path]:
+def serpentine(views: int, frames: int) -> list[Cells]:
     """FV4D: one clip of all images, rows of the matrix forwards and backwards in turn."""
     rows = [[(v, t) for t in range(frames)] for v in range(views)]
     return [[cell for v, row in enumerate(rows) for cell in (row if v % 2 == 0 else reversed(row))]]
 
 
-PATHS: dict[str, Callable[[int, int], list[Path]]] = {
+PATHS: dict[str, Callable[[int, int], list[Cells]]] = {
     "fvd_styleganv": windows,
     "fvd_f": along_frames,
     "fvd_v": along_views,
@@ -149,7 +150,7 @@ class VideoScores:
         """How many clips stand behind each distance of sets."""
         return {name: len(ours) for name, (ours, _) in self._sets.items() if name not in self.skipped}
 
-    def _frames(self, paths: Sequence) -> list[Image.Image]:
+    def _frames(self, paths: Sequence[Path]) -> list[Image.Image]:
         return [on_background(path, self.protocol)[0] for path in paths]
 
     def _long_enough(self, name: str, length: int) -> bool:
@@ -162,8 +163,6 @@ class VideoScores:
         return consistent4d_distance(self.extractor(ours), self.extractor(theirs))
 
 
-def _along(matrix: Sequence[Tensor], path: Path) -> Tensor:
+def _along(matrix: Sequence[Tensor], path: Cells) -> Tensor:
     """The images of a path as a clip [3, T, H, W], of views [3, T, H, W]."""
-    import torch
-
     return torch.stack([matrix[view][:, frame] for view, frame in path], 1)
