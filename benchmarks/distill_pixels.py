@@ -4,7 +4,7 @@
     python benchmarks/distill_pixels.py svd-guidance --set guidance_scale=2 min_step_percent=0.5
 
 There is no geometry: Adam changes the images themselves, from noise, along the gradient of the guidance. The sheet has
-a row for what the prior is given (if it is shown something), for the pixels at the start and after a quarter, a half and
+a row for what the prior is given (if it is shown something), for the pixels at the start, after a quarter, a half and
 all of the steps, and for samples of the prior. Printed for each of these: the root mean square distance to the nearest
 of a few samples, and how far samples are from each other.
 
@@ -94,6 +94,21 @@ def mvdream(cfg: dict[str, Any]) -> Demo:
     )
 
 
+def stable_diffusion(cfg: dict[str, Any]) -> Demo:
+    """Eight pictures for one sentence, each from its side."""
+    prompts = prompt_utils(cfg, "a fox")
+    settings = {"guidance_scale": 5.0, "min_step_percent": 0.3, "max_step_percent": [0, 0.98, 0.6, 200]}
+    guidance = threestudio.find("sd-guidance")({**settings, **cfg})
+    cameras = ring(8, guidance.device)
+    angles = {key: value for key, value in cameras.items() if key != "c2w"}
+    return Demo(
+        guidance,
+        (8, guidance.image_size, guidance.image_size),
+        lambda rgb: guidance(rgb, prompts, **cameras)["loss_sds"],
+        lambda generator: guidance.sample(prompts, **angles, guidance_scale=3.0, generator=generator),
+    )
+
+
 def vsd(cfg: dict[str, Any]) -> Demo:
     """Four pictures for one sentence, each from its side, beside the LoRA that learns them."""
     prompts = prompt_utils(cfg, "a fox")
@@ -115,7 +130,7 @@ def vsd(cfg: dict[str, Any]) -> Demo:
 
 
 DEMOS: dict[str, Callable[[dict[str, Any]], Demo]] = {"svd-guidance": svd, "mvdream-guidance": mvdream}
-DEMOS |= {"vsd-guidance": vsd}
+DEMOS |= {"sd-guidance": stable_diffusion, "vsd-guidance": vsd}
 
 
 def optimise(demo: Demo, steps: int, rate: float, seed: int) -> dict[str, Tensor]:

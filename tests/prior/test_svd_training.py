@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from threestudio_4d.guidance.svd_model import SVDModel
-from threestudio_4d.prior import svd_evaluation, train_svd
+from threestudio_4d.prior import svd_evaluation, svd_sheet, train_svd
 from threestudio_4d.prior.clip_sampler import ClipSampler
 from threestudio_4d.prior.svd_networks import build_svd_tiny, motion_bucket
 
@@ -90,6 +90,23 @@ def test_both_stages_train_save_and_go_on(toy, monkeypatch, tmp_path, capsys):
     assert sum(changed) > 0.6 * len(changed)  # queries of the attention to the one token of the picture never do
     clip = prior.sample(torch.rand(2, 3, SIZE, SIZE), steps=2)
     assert clip.shape == (2, FRAMES, 3, SIZE, SIZE) and torch.isfinite(clip).all()
+
+
+def test_sheet(tmp_path, capsys):
+    small().save(tmp_path / "prior")
+    folder = tmp_path / "data" / "thing" / "ref"
+    folder.mkdir(parents=True)
+    for frame in range(4):
+        cv2.imwrite(str(folder / f"{frame}.png"), np.full((8, 8, 4), 60 * frame, np.uint8) | [0, 0, 0, 255])
+        other = tmp_path / "data" / "other" / "ref"
+        other.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(other / f"{frame}.png"), np.full((8, 8, 4), 30 * frame, np.uint8) | [0, 0, 0, 255])
+    sheet = tmp_path / "sheet.png"
+    arguments = [str(tmp_path / "prior"), str(sheet), "--data", str(tmp_path / "data"), "--steps", "2"]
+    svd_sheet.main([*arguments, "--buckets", "30", "200"])
+    printed = capsys.readouterr().out
+    assert "one step" in printed and "motion at bucket 200" in printed
+    assert cv2.imread(str(sheet)).shape == (2 * (4 * SIZE + 6), FRAMES * SIZE + 6, 3)
 
 
 def test_a_call_that_runs_out_of_time_stops_in_the_first_stage(toy, monkeypatch, tmp_path):

@@ -165,8 +165,12 @@ def sampled_clips(
     max_guidance_scale: float = 2.0,
     batch_size: int = 32,
     seed: int = 0,
+    bucket: float | None = None,
 ) -> Tensor:
-    """Clips sampled by Euler's method, [N, T, 3, S, S]; guidance rises from 1 to ``max_guidance_scale``."""
+    """Clips sampled by Euler's method, [N, T, 3, S, S]; guidance rises from 1 to ``max_guidance_scale``.
+
+    The motion bucket is that of the true clip, or ``bucket``.
+    """
     generator = torch.Generator(clips.video.device).manual_seed(seed)
     return torch.cat(
         [
@@ -175,7 +179,7 @@ def sampled_clips(
                 frames=part.video.shape[1],
                 size=tuple(part.video.shape[-2:]),
                 fps=part.fps,
-                motion_bucket=motion_bucket(motion(part.video)),
+                motion_bucket=motion_bucket(motion(part.video)) if bucket is None else bucket,
                 steps=steps,
                 max_guidance_scale=max_guidance_scale,
                 generator=generator,

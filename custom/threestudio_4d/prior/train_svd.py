@@ -255,7 +255,7 @@ def minutes_trained(config: TrainingConfig) -> float:
 
 
 def main() -> None:
-    config = parse_config(SVDTrainingConfig, __doc__, batch_size=192)
+    config = parse_config(SVDTrainingConfig, __doc__, batch_size=192, ema_decay=0.999)
     stage, left = stage_config(config, "vae"), config.call_minutes
     initial = config.initial or Path(stage.out) / "prior"
     if config.initial is None and not math.isinf(before := minutes_trained(stage)):
