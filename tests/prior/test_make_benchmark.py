@@ -42,13 +42,15 @@ def test_a_folder_for_each_view(pack, tmp_path, capsys):
 def test_frames_stand_at_even_times_of_the_loop(pack):
     choice = choose(read_pack(pack), [read_pack(pack)[0].name])[0]
     poses = PosedMeshes.from_assets([choice.asset], dtype=torch.float32).vertices.view(24, -1, 3)
-    same = clip_meshes(choice, 24).vertices.view(24, -1, 3)
+    same = clip_meshes(choice, 24, heading=0).vertices.view(24, -1, 3)
     scale = same.norm(dim=-1).max() / poses.norm(dim=-1).max()
     torch.testing.assert_close(same, poses * scale)
-    twice = clip_meshes(choice, 48).vertices.view(48, -1, 3)
+    twice = clip_meshes(choice, 48, heading=0).vertices.view(48, -1, 3)
     middle = (poses[23] + poses[0]) / 2  # it goes round
     ratio = twice[47] / middle.where(middle.abs() > 0.05, torch.nan)
     assert ratio[~ratio.isnan()].std() < 1e-3
+    turned = clip_meshes(choice, 24, heading=90).vertices.view(24, -1, 3)  # from +x to +y
+    torch.testing.assert_close(turned, torch.stack([-same[..., 1], same[..., 0], same[..., 2]], -1))
     assert twice.norm(dim=-1).max() == pytest.approx(0.72, abs=1e-4)
 
 

@@ -3,7 +3,8 @@
 ``python -m threestudio_4d.prior.make_benchmark PACK OUT`` makes ``OUT/<object>/<view>/<frame>.png``: RGBA with straight
 alpha, one loop of one clip, frame i of n at i/n of it. ``ref`` is the input clip at azimuth 0; ``az-75``, ``az15``,
 ``az105`` and ``az195`` are the truth. Cameras are level, at distance 2 with a vertical field of view of 49.1 degrees;
-the object lies within 0.72 of the origin over the whole clip. ``benchmark.json`` names asset, clip and caption.
+the object lies within 0.72 of the origin over the whole clip and is turned about z, since most motion shows from the
+side. ``benchmark.json`` names asset, clip and caption.
 
 A pack holds poses at certain times only; between two of them vertices move in a straight line.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +29,7 @@ from .creature import VIEWS, render_view, write_frames
 from .rasterise import DISTANCE, FOVY_DEG
 from .scenes import PosedMeshes, is_validation
 
+HEADING = -50.0  # degrees about z: what faces +x is seen obliquely, facing left
 LEAST_POSES = 12  # of a clip worth showing
 
 
@@ -92,8 +95,11 @@ def _named(animated: Sequence[PackedAsset], name: str) -> PackedAsset:
     return fitting[0]
 
 
-def clip_meshes(choice: Choice, frames: int, device: torch.device | str = "cpu") -> PosedMeshes:
-    """The clip alone as ``frames`` poses, frame i at i/frames of the loop, centred within ``RADIUS``."""
+def clip_meshes(
+    choice: Choice, frames: int, heading: float = HEADING, device: torch.device | str = "cpu"
+) -> PosedMeshes:
+    """The clip alone as ``frames`` poses, frame i at i/frames of the loop, within ``RADIUS``, turned by degrees about
+    z."""
     asset = choice.asset
     part = PackedAsset(**vars(asset) | {
         "matrices": asset.matrices[choice.first : choice.first + choice.count], "clips": [choice.clip],
@@ -106,13 +112,20 @@ def clip_meshes(choice: Choice, frames: int, device: torch.device | str = "cpu")
     upper = (lower + 1) % choice.count if closes(vertices) else (lower + 1).clamp_max(choice.count - 1)
     moved = vertices[lower] * (1 - share) + vertices[upper] * share
     moved = moved * (RADIUS / moved.norm(dim=-1).max().clamp_min(1e-9))
+    cosine, sine = math.cos(math.radians(heading)), math.sin(math.radians(heading))
+    moved = moved @ torch.tensor([[cosine, sine, 0], [-sine, cosine, 0], [0, 0, 1]])
     return PosedMeshes.from_arrays(
         [moved.numpy()], [asset.faces], [posed.colours.float().numpy()], [posed.flags.numpy()], [asset.name], device
     )
 
 
 def write_benchmark(
-    choices: Sequence[Choice], out: str | Path, frames: int = 32, size: int = 256, device: torch.device | str = "cpu"
+    choices: Sequence[Choice],
+    out: str | Path,
+    frames: int = 32,
+    size: int = 256,
+    heading: float = HEADING,
+    device: torch.device | str = "cpu",
 ) -> None:
     """Writes the clips and ``benchmark.json``; objects that would share a folder are numbered."""
     from rich.progress import track
@@ -123,14 +136,14 @@ def write_benchmark(
         folder, number = choice.folder, 2
         while folder in objects:
             folder, number = f"{choice.folder}_{number}", number + 1
-        meshes = clip_meshes(choice, frames, device)
+        meshes = clip_meshes(choice, frames, heading, device)
         for view, azimuth in VIEWS.items():
             write_frames(out / folder / view, render_view(meshes, azimuth, size=size))
         name = choice.asset.name
         objects[folder] = {"asset": name, "clip": choice.clip, "caption": clip_caption(name, choice.clip, True)}
     about = {
         "frames": frames, "size": size, "views": VIEWS, "elevation_deg": 0.0, "distance": DISTANCE,
-        "fovy_deg": FOVY_DEG, "radius": RADIUS, "objects": objects,
+        "fovy_deg": FOVY_DEG, "heading_deg": heading, "radius": RADIUS, "objects": objects,
     }  # fmt: skip
     (out / "benchmark.json").write_text(json.dumps(about, indent=1) + "\n")
 
@@ -145,12 +158,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--clip", help="part of the clip's name; by default each asset's first clip in the pack")
     parser.add_argument("--frames", type=int, default=32, help="frames of the loop")
     parser.add_argument("--size", type=int, default=256, help="pixels a side")
+    parser.add_argument("--heading", type=float, default=HEADING, help="turn of the object about z, in degrees")
     parser.add_argument("--device", default="cpu", help="where to render: cpu or cuda")
     args = parser.parse_args(arguments)
     if args.frames < 2 or args.size < 8:
         parser.error("--frames must be at least 2 and --size at least 8")
     choices = choose(read_pack(args.pack), args.assets, args.clip)
-    write_benchmark(choices, args.out, args.frames, args.size, args.device)
+    write_benchmark(choices, args.out, args.frames, args.size, args.heading, args.device)
     for choice in choices:
         print(f"{choice.folder}: {clip_caption(choice.asset.name, choice.clip, True)}")
     print(f"{len(choices)} objects in {args.out}")
