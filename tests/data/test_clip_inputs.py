@@ -323,3 +323,12 @@ def test_what_the_preparation_writes_beside_the_frames_is_no_frame(clip_folder: 
         (clip_folder / name).write_bytes(b"")
     source = open_source(str(clip_folder), "key")
     assert len(source) == 12 and source.notes == []
+
+
+def test_a_video_that_ends_early_is_noted(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (20, 64, 64, 3), np.uint8)
+    whole = write_video(tmp_path / "whole.mkv", list(noise), "libx264", "yuv420p")
+    assert open_source(str(whole), "key").notes == []
+    data = whole.read_bytes()
+    (tmp_path / "part.mkv").write_bytes(data[: len(data) // 2])
+    assert "It may be incomplete" in open_source(str(tmp_path / "part.mkv"), "key").notes[0]

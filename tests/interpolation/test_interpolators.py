@@ -62,6 +62,18 @@ def test_equals_the_network_where_nothing_needs_adjusting(weights):
     torch.testing.assert_close(interpolator(first, last, [0.7])[:, 0], plain.permute(0, 2, 3, 1))
 
 
+def test_more_channels_move_with_the_picture(weights):
+    """A fourth channel that copies the first is drawn like the first, and the picture is drawn as without it."""
+    interpolator = make(weights)
+    first, last = cpu_frames(interpolator, 2, 1, 40, 40, 3)
+    drawn = interpolator(*(torch.cat([x, x[..., :1]], dim=-1) for x in (first, last)), [0.4])
+    assert drawn.shape == (1, 1, 40, 40, 4)
+    torch.testing.assert_close(drawn[..., 3], drawn[..., 0])
+    torch.testing.assert_close(drawn[..., :3], interpolator(first, last, [0.4]))
+    with pytest.raises(ValueError, match=r"\[B, H, W, 3 or more\]"):
+        interpolator(first[..., :2], last[..., :2], [0.4])
+
+
 def test_is_frozen_and_keeps_the_dtype(weights):
     interpolator = make(weights, min_size=0)
     assert not interpolator.network.training

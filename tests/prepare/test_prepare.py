@@ -240,7 +240,7 @@ def _truncated_png(at):
 BAD = {
     "truncated video": (_broken_video, "the video cannot be decoded"),
     "empty video": (lambda at: _file(at, "a.mp4"), "the video cannot be decoded"),
-    "noise for a picture": (lambda at: _file(at, "a.jpg", b"noise"), "1 of 1 pictures cannot be read: a.jpg"),
+    "noise for a picture": (lambda at: _file(at, "a.jpg", b"noise"), "a.jpg: this picture cannot be read"),
     "noise for a GIF": (lambda at: _file(at, "a.gif", b"GIF89a??"), "cannot be read as a picture"),
     "empty folder": (_folder, "no pictures in this folder (it is empty)"),
     "damaged frame": (_truncated_png, "1 of 6 pictures cannot be read: 3.png"),
@@ -272,7 +272,7 @@ def test_bad_inputs_give_one_message_and_status_2(tmp_path, capsys, case):
         (["--start", "3", "--end", "2"], "--end (2 s) comes before --start (3 s)."),
         (["--fps", "nan"], "--fps is nan"),
         (["--background", "green"], "--background is 'green'. Allowed: auto, alpha"),
-        (["--start", "9", "--fps", "1"], "no frame is shown between 9 and 5 s"),
+        (["--start", "9", "--fps", "1"], "no frame is shown from 9 s on: the 6 frames are shown from 0 to 5.00 s"),
     ],
 )
 def test_wrong_values_are_explained(tmp_path, capsys, flags, message):

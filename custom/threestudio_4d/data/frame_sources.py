@@ -67,6 +67,8 @@ class FrameSource:
             shapes.setdefault(frame.shape[:2], []).append(self.names[index])
             if not broken:
                 out.append(transform(frame))
+        if broken and self.path.is_file() and self.kind == "folder":
+            raise UserError(f"{self.path}: this picture cannot be read. It is damaged or incomplete: write it again.")
         if broken:
             raise UserError(
                 f"{self.path}: {len(broken)} of {len(wanted)} pictures cannot be read: {name_some(broken)}. "
@@ -221,11 +223,17 @@ class VideoSource(FrameSource):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self._pixel_aspect = 1.0  # width to height of a pixel, known after the first frame
+        self._announced = 0.0  # how long the file says that it plays, in seconds
         stamps = [frame.time for frame in self._decode()]
         self.names = [f"{i}" for i in range(len(stamps))]
         self._stamps = None if None in stamps else [stamp - stamps[0] for stamp in stamps]
         if not self.names:
             raise UserError(f"{path}: the video holds no frames. Encode it again.")
+        if self._stamps and 2 * self._stamps[-1] / len(self) + self._stamps[-1] < 0.9 * self._announced:
+            self.notes.append(
+                f"{path}: the frames end at {self._stamps[-1]:.2f} s, and the file says that it plays for "
+                f"{self._announced:.2f} s. It may be incomplete."
+            )
 
     def times(self) -> list[float] | None:
         """From the time stamps of the frames, so a variable frame rate is known."""
@@ -244,6 +252,8 @@ class VideoSource(FrameSource):
                     raise UserError(f"{self.path}: this file has no video in it. Give a video or a folder of frames.")
                 stream = container.streams.video[0]
                 codec = stream.codec_context.name
+                if container.duration and len(container.streams) == 1:
+                    self._announced = container.duration / av.time_base
                 self._pixel_aspect = float(stream.sample_aspect_ratio or 1)
                 tags = {key.lower(): value for key, value in stream.metadata.items()}
                 if codec in ("vp8", "vp9") and tags.get("alpha_mode") == "1":
@@ -306,7 +316,9 @@ def open_source(path: str, key: str, allow_picture: bool = False) -> FrameSource
     if suffix in VIDEOS:
         return VideoSource(place)
     if suffix in PICTURES and allow_picture:
-        return FolderSource(place.parent, [place])
+        source = FolderSource(place.parent, [place])
+        source.path = place
+        return source
     if suffix in PICTURES:
         raise UserError(f"{key}: {place} is one picture. A clip needs 2 frames or more: give the folder with them.")
     raise UserError(

@@ -118,8 +118,9 @@ def _in_range(source: FrameSource, times: list[float] | None, start: float | Non
     low, high = (0.0 if start is None else start), (times[-1] if end is None else end)
     inside = [i for i, time in enumerate(times) if low - 1e-6 <= time <= high + 1e-6]
     if not inside:
+        wanted = f"from {low:g} s on" if end is None else f"between {low:g} and {high:g} s"
         raise UserError(
-            f"{source.path}: no frame is shown between {low:g} and {high:g} s: the {count} frames are shown from 0 to "
+            f"{source.path}: no frame is shown {wanted}: the {count} frames are shown from 0 to "
             f"{times[-1]:.2f} s. Change --start and --end."
         )
     return inside

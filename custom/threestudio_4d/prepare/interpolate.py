@@ -10,6 +10,8 @@ import torch
 from ..data.clip import premultiply, unpremultiply
 from ..guidance.interpolation.rife import RifeInterpolator
 
+GREY = 0.5
+
 Interpolator = Callable[..., torch.Tensor]
 
 
@@ -22,11 +24,11 @@ def interpolate_clip(
 ) -> list[np.ndarray]:
     """``factor - 1`` frames between each pair, at equal steps; in a loop also from the last frame to the first.
 
-    RIFE draws pictures without alpha, so it draws two: the colours multiplied by alpha, and alpha as a grey picture.
+    Motion is seen in the frames over grey, from which dark and bright objects both stand out, and alpha moves with it.
 
     Args:
         frames: uint8 ``[S, S, 4]``, straight alpha; N of them.
-        interpolator: called as ``interpolator(first, last, times)``; by default ``rife-interpolator``.
+        interpolator: called as ``interpolator(first [1, S, S, 4], last, times)``; by default ``rife-interpolator``.
         progress: called once a pair.
 
     Returns:
@@ -41,17 +43,17 @@ def interpolate_clip(
         if k == len(frames) - 1 and not loop:
             break
         last = frames[(k + 1) % len(frames)]
-        ends = torch.stack([_two_pictures(frame) for frame in (first, last)]).to(device)
         with torch.no_grad():
-            drawn = draw(ends[0], ends[1], times).clamp(0, 1).cpu()
-        alpha = drawn[1].mean(-1, keepdim=True)
-        between = torch.cat([torch.minimum(drawn[0], alpha), alpha], dim=-1).numpy()
+            drawn = draw(_on_grey(first).to(device), _on_grey(last).to(device), times)[0].cpu()
+        alpha = drawn[..., 3:].clamp(0, 1)
+        colors = torch.minimum((drawn[..., :3] - GREY * (1 - alpha)).clamp(min=0), alpha)
+        between = torch.cat([colors, alpha], dim=-1).numpy()
         out.extend(unpremultiply(picture) for picture in between)
         progress()
     return out
 
 
-def _two_pictures(frame: np.ndarray) -> torch.Tensor:
-    """``[2, S, S, 3]``: premultiplied colours, and alpha three times."""
-    values = torch.from_numpy(premultiply(frame))
-    return torch.stack([values[..., :3], values[..., 3:].expand(-1, -1, 3)])
+def _on_grey(frame: np.ndarray) -> torch.Tensor:
+    """``[1, S, S, 4]``: the frame over grey, and alpha."""
+    values = torch.from_numpy(premultiply(frame))[None]
+    return torch.cat([values[..., :3] + GREY * (1 - values[..., 3:]), values[..., 3:]], dim=-1)

@@ -89,7 +89,7 @@ class _Preparation:
     def run(self) -> Prepared:
         with self.steps.bar("opening", 1):
             source = open_input(self.inputs)
-        self.path = self.inputs[0] if len(self.inputs) == 1 else str(source.path)
+        self.path = str(source.path)
         choice = self.choose(source)
         self.names = [source.names[i] for i in choice.indices]
         frames = self.read(source, choice)

@@ -115,21 +115,22 @@ class IFNet(nn.Module):
         """The frame at ``timestep``.
 
         Args:
-            first: ``[N, 3, H, W]`` in [0, 1], time 0. float32 (or float64), H and W multiples of 32.
-            last: ``[N, 3, H, W]``, time 1.
+            first: ``[N, C, H, W]`` in [0, 1], time 0. float32 (or float64), H and W multiples of 32. Motion is found in
+                the first three channels; further ones (alpha) move with them.
+            last: ``[N, C, H, W]``, time 1.
             timestep: ``[N]`` in [0, 1], one for each sample.
             scales: how much coarser than the frames each of the four blocks works; the published (8, 4, 2, 1).
                 Smaller numbers look closer: (4, 2, 1, 0.5) treats the frames as if they were twice as large.
 
         Returns:
-            ``[N, 3, H, W]``.
+            ``[N, C, H, W]``.
 
         Raises:
             ValueError: for shapes that do not fit together or a side that no multiple of 32 fits.
         """
-        if first.dim() != 4 or first.shape[1] != 3 or first.shape != last.shape:
+        if first.dim() != 4 or first.shape[1] < 3 or first.shape != last.shape:
             raise ValueError(
-                f"expected two stacks of frames [N, 3, H, W], got {tuple(first.shape)} and {tuple(last.shape)}"
+                f"expected two stacks of frames [N, 3 or more, H, W], got {tuple(first.shape)} and {tuple(last.shape)}"
             )
         if timestep.shape != first.shape[:1]:
             raise ValueError(f"expected one timestep a sample, [{first.shape[0]}], got {tuple(timestep.shape)}")
@@ -139,14 +140,19 @@ class IFNet(nn.Module):
             raise ValueError(
                 f"height and width must be multiples of {STRIDE}, got {first.shape[2]} x {first.shape[3]}: pad them"
             )
+        flow, mask = self._motion(first[:, :3], last[:, :3], timestep, scales)
+        from_first, from_last = self._warp(first, last, flow)
+        return torch.lerp(from_last, from_first, torch.sigmoid(mask))
+
+    def _motion(self, first: Tensor, last: Tensor, timestep: Tensor, scales: Sequence[float]) -> tuple[Tensor, Tensor]:
+        """Flows ``[N, 4, H, W]`` to both frames and the logits ``[N, 1, H, W]`` of how much comes from the first."""
         time = timestep.to(first).view(-1, 1, 1, 1).expand(-1, 1, *first.shape[2:])
         flow, mask = self.block0(torch.cat([first, last, time], dim=1), None, scales[0])
         for index in range(1, len(WIDTHS)):
             known = torch.cat([*self._warp(first, last, flow), time, mask], dim=1)
             flow_update, mask_update = getattr(self, f"block{index}")(known, flow, scales[index])
             flow, mask = flow + flow_update, mask + mask_update
-        from_first, from_last = self._warp(first, last, flow)
-        return torch.lerp(from_last, from_first, torch.sigmoid(mask))
+        return flow, mask
 
     @staticmethod
     def _warp(first: Tensor, last: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:

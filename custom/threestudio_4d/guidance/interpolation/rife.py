@@ -29,11 +29,13 @@ def timestep_table(timesteps: Tensor | Sequence[float], batch: int, device: torc
     return table
 
 
-def check_frames(first: Tensor, last: Tensor) -> None:
-    """Both ``[B, H, W, 3]``, alike in shape."""
-    if first.dim() != 4 or first.shape[-1] != 3 or first.shape != last.shape:
+def check_frames(first: Tensor, last: Tensor, more_channels: bool = False) -> None:
+    """Both ``[B, H, W, 3]`` (or with more channels), alike in shape."""
+    channels = first.shape[-1] if first.dim() == 4 else 0
+    if first.shape != last.shape or channels < 3 or (channels > 3 and not more_channels):
+        wanted = "3 or more" if more_channels else "3"
         raise ValueError(
-            f"expected two batches of frames [B, H, W, 3], got {tuple(first.shape)} and {tuple(last.shape)}"
+            f"expected two batches of frames [B, H, W, {wanted}], got {tuple(first.shape)} and {tuple(last.shape)}"
         )
 
 
@@ -82,22 +84,23 @@ class RifeInterpolator(BaseObject):
 
     def __call__(
         self,
-        first: Float[Tensor, "B H W 3"],
-        last: Float[Tensor, "B H W 3"],
+        first: Float[Tensor, "B H W C"],
+        last: Float[Tensor, "B H W C"],
         timesteps: Tensor | Sequence[float],
-    ) -> Float[Tensor, "B K H W 3"]:
+    ) -> Float[Tensor, "B K H W C"]:
         """Frames at the wanted times.
 
         Args:
-            first: ``[B, H, W, 3]`` in [0, 1], time 0; any height and width.
-            last: ``[B, H, W, 3]``, time 1.
+            first: ``[B, H, W, 3]`` in [0, 1], time 0; any height and width. Channels after the third (alpha) move with
+                what is seen in the first three.
+            last: alike, time 1.
             timesteps: K times in [0, 1] for all, or ``[B, K]``, a row for each pair.
 
         Returns:
-            ``[B, K, H, W, 3]`` in the dtype of ``first``. All B * K frames are drawn in one pass.
+            ``[B, K, H, W, C]`` in the dtype of ``first``. All B * K frames are drawn in one pass.
         """
-        check_frames(first, last)
-        batch, height, width, _ = first.shape
+        check_frames(first, last, more_channels=True)
+        batch, height, width, channels = first.shape
         if first.device != self._network_device:
             self._place(first.device)
         table = timestep_table(timesteps, batch, first.device)
@@ -110,7 +113,7 @@ class RifeInterpolator(BaseObject):
             drawn = self.network(left, right, table.reshape(-1))[..., :inner_height, :inner_width]
             if inner_height != height:
                 drawn = F.avg_pool2d(drawn, inner_height // height)
-        return drawn.permute(0, 2, 3, 1).reshape(batch, -1, height, width, 3).to(first.dtype)
+        return drawn.permute(0, 2, 3, 1).reshape(batch, -1, height, width, channels).to(first.dtype)
 
     def _enlarge(self, frames: Tensor) -> Tensor:
         factor = -(-self.cfg.min_size // min(frames.shape[-2:]))
