@@ -48,15 +48,19 @@ def test_the_table_holds_every_sentence_with_every_ending():
     torch.testing.assert_close(some, torch.cat([expected[:1], text.encode([""]), expected[2:]]))
 
 
+def captioned(images: torch.Tensor, caption: torch.Tensor) -> CaptionedPictures:
+    return CaptionedPictures(images, caption, torch.zeros_like(caption), torch.ones(len(caption), dtype=torch.bool))
+
+
 def test_wrong_captions_differ():
-    pictures = CaptionedPictures(torch.zeros(7, 3, 4, 4), torch.tensor([0, 0, 0, 4, 4, 0, 8]))
+    pictures = captioned(torch.zeros(7, 3, 4, 4), torch.tensor([0, 0, 0, 4, 4, 0, 8]))
     wrong = pictures.wrong_captions()
     assert (wrong != pictures.caption).all() and set(wrong.tolist()) <= {0, 4, 8}
 
 
 def test_the_denoising_loss_by_hand():
     model = tiny_sd("pixels")
-    pictures = CaptionedPictures(torch.rand(4, 3, 16, 16), torch.arange(4))
+    pictures = captioned(torch.rand(4, 3, 16, 16), torch.arange(4))
     context = model.embed(SENTENCES[:4])
     got = denoising_losses(model, pictures, {"right": context, "none": context * 0}, batch_size=3)
     generator = torch.Generator().manual_seed(0)
@@ -73,7 +77,7 @@ def test_the_denoising_loss_by_hand():
 def test_the_mean_picture_is_a_baseline():
     model = tiny_sd("pixels")
     images = torch.rand(5, 3, 16, 16)
-    scores = one_step_psnr(model, CaptionedPictures(images, torch.arange(5)), {}, images.mean(0))
+    scores = one_step_psnr(model, captioned(images, torch.arange(5)), {}, images.mean(0))
     error = (images - images.mean(0)).square().flatten(1).mean(1)
     assert scores == {"mean_picture": pytest.approx((-10 * error.log10()).mean().item(), abs=1e-3)}
 
@@ -120,6 +124,7 @@ def test_training_learns_and_resumes(clip, tmp_path, monkeypatch):
     history = json.loads((tmp_path / "run/training.json").read_text())["history"]
     scores = history[-1]["train"]
     assert scores["loss"]["right_text"] < 0.7  # 0.9 before training
+    assert set(scores["samples"]["view_words"]) == {"samples", "renders"}
     assert set(scores["samples"]["frechet"]) >= {"right_text", "wrong_text", "no_text", "held_out_renders"}
     model = load_stable_diffusion(str(tmp_path / "run/prior"), text=True)
     StableDiffusionModel.load(tmp_path / "run/prior").save(tmp_path / "small", int8=True, text_from="words")

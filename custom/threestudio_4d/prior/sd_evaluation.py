@@ -27,10 +27,19 @@ Embed = Callable[[Tensor], Tensor]
 
 @dataclass
 class CaptionedPictures:
-    """Renders [N, 3, S, S] in [0, 1] and the caption of each, [N] long, an index into all sentences."""
+    """N renders and what is true of them.
+
+    Attributes:
+        images: [N, 3, S, S] in [0, 1].
+        caption: [N] long, an index into all sentences.
+        view: [N] long, the view words that fit (``view_words.view_numbers``).
+        faces: bool [N], whether the asset is one that has a front, so that view words mean something.
+    """
 
     images: Tensor
     caption: Tensor
+    view: Tensor
+    faces: Tensor
 
     def __len__(self) -> int:
         return len(self.images)

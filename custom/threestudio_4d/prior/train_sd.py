@@ -18,6 +18,7 @@ from torch import Tensor
 from ..guidance.score_distillation import add_noise, v_from_eps_x0
 from ..guidance.sd_model import StableDiffusionModel
 from .captions import TEMPLATES, Captions
+from .clip_evaluation import picture_features, view_accuracy
 from .clip_model import ImageTextModel
 from .jitter import ShapeJitter
 from .scenes import PosedMeshes
@@ -26,7 +27,7 @@ from .sd_networks import build_sd_tiny
 from .sentence_table import SentenceTable
 from .training import TrainingConfig, draw_timesteps, parse_config, train
 from .view_sampler import ViewSampler
-from .view_words import VIEW_WORDS, draw_views
+from .view_words import VIEW_WORDS, draw_views, view_numbers
 
 
 @dataclass(kw_only=True)
@@ -42,7 +43,7 @@ class SdTrainingConfig(TrainingConfig):
         view_share: share of captions that end in view words (", front view").
         text_dropout: share of pictures without text, for classifier-free guidance.
         terminal_share: share of pictures at the last timestep (pure noise).
-        jitter_steps: new shapes and palettes every so many steps; 0 keeps the assets as they are.
+        jitter_steps: new shapes every so many steps; 0 keeps the assets as they are.
         evaluation_pictures: renders that the final scores are measured on, of each split.
         evaluation_scale: guidance scale of the samples that are scored.
     """
@@ -55,7 +56,7 @@ class SdTrainingConfig(TrainingConfig):
     view_share: float = 0.5
     text_dropout: float = 0.1
     terminal_share: float = 0.05
-    jitter_steps: int = 50
+    jitter_steps: int = 0
     evaluation_pictures: int = 2048
     evaluation_scale: float = 3.0
 
@@ -76,7 +77,8 @@ class SdTask:
         self.held_out = self._pictures(validation=True)
         self.training = self._pictures(validation=False)
         self.mean_picture = self.training.images.mean(0)
-        self.jitter = ShapeJitter(self.meshes, seed) if config.jitter_steps else None
+        # Colours stay: captions name them.
+        self.jitter = ShapeJitter(self.meshes, seed, recoloured_share=0.0) if config.jitter_steps else None
         self.generator = torch.Generator(device).manual_seed(seed)
 
     @torch.no_grad()
@@ -85,7 +87,9 @@ class SdTask:
         sampler = ViewSampler(self.meshes, 1, self.config.image_size, 4321, validation, captions=self.captions)
         views = sampler(self.config.evaluation_pictures)
         caption = self.captions.asset_caption_index[self.meshes.pose_asset[views.pose].long()]
-        return CaptionedPictures(views.images[:, 0].contiguous(), caption)
+        view = view_numbers(views.elevation[:, 0], views.azimuth[:, 0])
+        faces = torch.tensor(self.meshes.animated, device=view.device)[self.meshes.pose_asset[views.pose].long()]
+        return CaptionedPictures(views.images[:, 0].contiguous(), caption, view, faces)
 
     def draw(self, count: int) -> tuple[Tensor, ...]:
         """Pictures [B, 3, S, S], contexts [B, L, D], timesteps [B] and noise [B, C, h, w]."""
@@ -104,7 +108,7 @@ class SdTask:
         return F.mse_loss(output, v_from_eps_x0(noise, x0, alpha_bar))
 
     def refresh(self, step: int) -> None:
-        """New shapes and palettes every ``jitter_steps``."""
+        """New shapes every ``jitter_steps``."""
         if self.jitter is not None and step % self.config.jitter_steps == 0:
             self.jitter.refresh()
 
@@ -123,14 +127,33 @@ class SdTask:
                 "one_step_psnr": one_step_psnr(average, pictures, contexts, self.mean_picture),
             }
             if final:
-                samples = {
-                    kind: sample_pictures(average, context, self.table.empty, 25, self.config.evaluation_scale)
-                    for kind, context in contexts.items()
-                }
-                scores[name]["samples"] = sample_scores(
-                    self.clip, self.captions.sentences, samples, pictures.caption, pictures.images,
-                    {f"{other}_renders": p.images for other, p in splits.items() if other != name}, self.mean_picture,
-                )  # fmt: skip
+                others = {f"{other}_renders": p.images for other, p in splits.items() if other != name}
+                scores[name]["samples"] = self._sample_scores(average, pictures, contexts, others)
+        return scores
+
+    def _sample_scores(
+        self,
+        average: StableDiffusionModel,
+        pictures: CaptionedPictures,
+        contexts: dict[str, Tensor],
+        others: dict[str, Tensor],
+    ) -> dict[str, Any]:
+        def draw(context: Tensor) -> Tensor:
+            return sample_pictures(average, context, self.table.empty, 25, self.config.evaluation_scale)
+
+        sentences, faces = self.captions.sentences, pictures.faces
+        samples = {kind: draw(context) for kind, context in contexts.items()}
+        scores = sample_scores(
+            self.clip, sentences, samples, pictures.caption, pictures.images, others, self.mean_picture
+        )
+        if bool(faces.any()):
+            caption, view = pictures.caption[faces], pictures.view[faces]
+            drawn = {"samples": draw(self.table(caption, view)), "renders": pictures.images[faces]}
+            words = [sentences[number] for number in caption.tolist()]
+            scores["view_words"] = {
+                name: view_accuracy(self.clip, picture_features(self.clip, images), words, view)
+                for name, images in drawn.items()
+            }
         return scores
 
     def save(self, average: StableDiffusionModel, folder: Path) -> None:
@@ -138,7 +161,9 @@ class SdTask:
 
 
 def main() -> None:
-    config = parse_config(SdTrainingConfig, __doc__, minutes=12.0, batch_size=1024, evaluate_minutes=2.0)
+    config = parse_config(
+        SdTrainingConfig, __doc__, minutes=12.0, batch_size=512, learning_rate=1e-3, evaluate_minutes=2.0
+    )
     train(lambda device, seed: SdTask(config, device, seed), config)
 
 
