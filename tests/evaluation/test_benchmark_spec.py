@@ -5,7 +5,7 @@ import yaml
 from bench_maker import write_data
 
 from threestudio_4d.errors import UserError
-from threestudio_4d.evaluation.benchmark.spec import make_jobs, make_spec, read_spec, setting
+from threestudio_4d.evaluation.benchmark.spec import Changes, make_jobs, make_spec, read_spec, setting
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def write(folder, **changes):
 
 def test_every_config_object_and_seed_is_a_run_of_its_own(folder):
     configs = ["a.yaml", {"name": "no loss", "path": "a.yaml", "overrides": ["x=0"]}]
-    spec = read_spec(write(folder, configs=configs, seeds=[0, 3], overrides=["y=1"]), ["z=2"])
+    spec = read_spec(write(folder, configs=configs, seeds=[0, 3], overrides=["y=1"]), Changes(overrides=["z=2"]))
     jobs = make_jobs(spec, folder / "out", folder / "launch.py", threads=2)
     assert [job.id for job in jobs][:4] == ["a/cat-s0", "a/cat-s3", "a/dog-s0", "a/dog-s3"]
     assert len(jobs) == 8 and jobs[4].id == "no_loss/cat-s0"
@@ -37,9 +37,18 @@ def test_every_config_object_and_seed_is_a_run_of_its_own(folder):
 
 
 def test_the_short_form_is_the_same_benchmark(folder):
-    spec = make_spec(["a.yaml"], "data", ["dog"], [1], ["x=1"])
+    spec = make_spec(["a.yaml"], Changes("data", ["dog"], [1], overrides=["x=1"]))
     assert spec.name == "a-data" and spec.data.objects == ["dog"] and spec.baselines == ["copy", "mirror"]
     assert [job.id for job in make_jobs(spec, folder, folder)] == ["a/dog-s1"]
+
+
+def test_the_command_line_replaces_what_the_file_says(folder):
+    write_data(folder / "other", ("cow",))
+    path = write(folder, data={"root": "data", "objects": ["cat"], "input": "ref"}, evaluation="consistent4d")
+    spec = read_spec(path, Changes("other", seeds=[4], metrics=["psnr"]))
+    assert spec.data.objects == ["cow"] and spec.seeds == [4]
+    assert (spec.evaluation.protocol, spec.evaluation.metrics) == ("consistent4d", ["psnr"])
+    assert read_spec(path, Changes(objects=["dog"])).data.objects == ["dog"]
 
 
 def test_paths_are_found_beside_the_benchmark_file(folder, monkeypatch):

@@ -3,6 +3,8 @@
     python -m threestudio_4d.evaluation.benchmark SPEC.yaml [options] [key=value ...]
     python -m threestudio_4d.evaluation.benchmark --config FILE... --data FOLDER [options] [key=value ...]
 
+--data, --objects, --seeds, --protocol and --metrics replace what a benchmark file says; overrides are added to its own.
+
 The same command again goes on where it was stopped, and writes the report anew if there is nothing left to do.
 Exit status: 0 all runs done, 1 some failed, 2 a mistake in the command or the benchmark file, 130 interrupted.
 """
@@ -24,7 +26,7 @@ from .report import write_report
 from .runner import Options, read_states, run_all
 from .runs import FAILED
 from .scores import collect, evaluate_methods
-from .spec import Spec, make_jobs, make_spec, read_spec
+from .spec import Changes, Spec, make_jobs, make_spec, read_spec
 
 EXIT_OK, EXIT_FAILED_RUNS, EXIT_USER, EXIT_INTERRUPTED = 0, 1, 2, 130
 
@@ -39,10 +41,11 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("arguments", nargs="*", metavar="SPEC.yaml | key=value",
         help="the benchmark file; overrides for every run")  # fmt: skip
     add("--config", nargs="+", metavar="FILE", help="configs, instead of a benchmark file")
-    add("--data", metavar="FOLDER", help="with --config: <object>/<view>/<frame>.png")
-    add("--objects", nargs="+", metavar="NAME", help="with --config: only these objects")
-    add("--seeds", nargs="+", type=int, default=[0], metavar="N", help="with --config (default: 0)")
-    add("--protocol", default="bench4d", metavar="NAME", help="with --config: of the evaluator")
+    add("--data", metavar="FOLDER", help="<object>/<view>/<frame>.png; needed with --config")
+    add("--objects", nargs="+", metavar="NAME", help="only these objects")
+    add("--seeds", nargs="+", type=int, metavar="N", help="seeds (default: 0)")
+    add("--protocol", metavar="NAME", help="of the evaluator (default: bench4d)")
+    add("--metrics", nargs="+", metavar="NAME", help="instead of the protocol's; psnr ssim iou flicker need no network")
     add("--out", type=Path, metavar="FOLDER", help="default: outputs/benchmarks/<name>")
     add("--workers", type=int, metavar="N",
         help="runs at a time, spread over GPUs or cores (default: 1; Ray: what it has)")  # fmt: skip
@@ -72,17 +75,16 @@ def find_spec(args: argparse.Namespace) -> Spec:
     files = [text for text in args.arguments if "=" not in text]
     if args.ray and args.ray.endswith((".yaml", ".yml")):
         raise UserError(f"--ray took '{args.ray}' for an address: put the benchmark file before --ray")
-    if args.config or args.data:
+    changes = Changes(args.data, args.objects, args.seeds, args.protocol, args.metrics, overrides)
+    if args.config:
         if files:
-            raise UserError(f"give a benchmark file ({files[0]}) or --config and --data, not both")
-        if not (args.config and args.data):
-            raise UserError("--config FILE and --data FOLDER go together")
-        return make_spec(args.config, args.data, args.objects or (), args.seeds, overrides, args.protocol)
+            raise UserError(f"give a benchmark file ({files[0]}) or --config, not both")
+        if not args.data:
+            raise UserError("--config FILE needs --data FOLDER")
+        return make_spec(args.config, changes)
     if len(files) != 1:
         raise UserError("give one benchmark file, or --config FILE --data FOLDER")
-    if args.objects or args.protocol != "bench4d" or args.seeds != [0]:
-        raise UserError("--objects, --seeds and --protocol go with --config; a benchmark file says them itself")
-    return read_spec(files[0], overrides)
+    return read_spec(files[0], changes)
 
 
 def find_launcher(given: Path | None) -> Path:
@@ -128,13 +130,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Returns the exit status."""
+
     def stop(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    for name in ("SIGTERM", "SIGHUP"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), stop)
     args = parse_arguments(argv)
+    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = [signal.signal(getattr(signal, name), stop) for name in names]
     try:
         return run(args)
     except UserError as error:
@@ -143,6 +146,9 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped; the same command goes on", file=sys.stderr, flush=True)
         return EXIT_INTERRUPTED
+    finally:
+        for name, handler in zip(names, before, strict=True):
+            signal.signal(getattr(signal, name), handler)
 
 
 if __name__ == "__main__":

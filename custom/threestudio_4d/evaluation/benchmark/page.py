@@ -26,7 +26,8 @@ th:first-child, td:first-child, .text th, .text td { text-align: left; }
 thead th { border-bottom: 2px solid #bbb; font-weight: 600; }
 tr.baseline td { color: #666; }
 td.wide { white-space: normal; min-width: 20ch; overflow-wrap: anywhere; }
-.row { display: flex; flex-wrap: wrap; gap: 1rem; align-items: flex-start; }
+.row { display: flex; flex-wrap: wrap; gap: 0 1.5rem; align-items: flex-start; }
+.row > * { max-width: 100%; }
 svg, video, img { max-width: 100%; height: auto; }
 video, .sheet { border: 1px solid #ddd; background: #fff; }
 pre { background: #f6f6f6; padding: .7rem .9rem; overflow-x: auto; font-size: 12.5px; line-height: 1.45; }
@@ -60,7 +61,9 @@ summary { cursor: pointer; }
 {%- endfor %}
 
 <h2>Side by side</h2>
+<div class="row">
 {%- for item in comparisons %}
+<section>
 <h3>{{ item.name }}</h3>
 {%- if item.problem %}
 <p class="bad">{{ item.problem }}</p>
@@ -72,14 +75,18 @@ summary { cursor: pointer; }
 <img class="sheet" src="{{ media(item.sheet) }}" loading="lazy"
  alt="columns: {{ item.columns | join(', ') }}; rows: {{ item.views | join(', ') }}, at three times"></details>
 {%- endif %}
+</section>
 {%- endfor %}
+</div>
 
 <h2>By object</h2>
 <div class="row">{% for chart in charts %}<div>{{ drawing(chart) }}</div>{% endfor %}</div>
+<div class="row">
 {%- for table in tables %}
-<h3>{{ table.title }}</h3>
-{{ score_table(table) }}
+<section><h3>{{ table.title }}</h3>
+{{ score_table(table) }}</section>
 {%- endfor %}
+</div>
 
 {% if curves -%}
 <h2>Training</h2>

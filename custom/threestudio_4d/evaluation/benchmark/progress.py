@@ -63,14 +63,15 @@ class Display:
         else:
             self._failed += 1
             self.say(f"{state.status}  {job.id}  {state.reason}", "red")
-        left = f", about {duration(self.seconds_left())} left" if self._left else ""
-        if not self.console.is_terminal:
-            self.say(f"{self._done + self._failed}/{self._total} runs, {self._failed} failed{left}")
         self.tick(now=True)
+        if not self.console.is_terminal:
+            seconds = self.seconds_left() if self._left else None
+            left = f", about {duration(seconds)} left" if seconds is not None else ""
+            self.say(f"{self._done + self._failed}/{self._total} runs, {self._failed} failed{left}")
 
     def tick(self, now: bool = False) -> None:
         """Look at the states and logs of the runs, at most once a second."""
-        if self._progress.disable or (not now and time.monotonic() - self._shown < self.REFRESH_SECONDS):
+        if not now and (self._progress.disable or time.monotonic() - self._shown < self.REFRESH_SECONDS):
             return
         self._shown = time.monotonic()
         for job in self._left.values():
@@ -104,10 +105,8 @@ class Display:
         return max(len(self._left) - begun, 0.0) * whole / min(self._parallel, max(len(self._left), 1))
 
 
-def duration(seconds: float | None) -> str:
-    """``4 s``, ``3 min``, ``2 h 05 min``; ``?`` for None."""
-    if seconds is None:
-        return "?"
+def duration(seconds: float) -> str:
+    """``4 s``, ``3 min``, ``2 h 05 min``."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

@@ -160,6 +160,8 @@ def _notes(spec: Spec, methods: Sequence[Method], metrics: Sequence[str]) -> lis
     for reason in dict.fromkeys(skipped.values()):
         names = [METRICS[key].title for key, why in skipped.items() if why == reason]
         notes.append(f"Left out: {', '.join(names)}: {reason}")
+    if skipped:
+        notes.append("A benchmark file names networks under evaluation: lpips, clip, fvd_network.")
     notes += [f"{method.name}: {problem}" for method in methods for problem in dict.fromkeys(method.problems)]
     return notes
 

@@ -181,8 +181,7 @@ def execute(
         state.starts, state.started, state.finished = state.starts + 1, time.time(), None
         state.host = socket.gethostname()
         environment = _environment(job, device)
-        gpu = environment.get("CUDA_VISIBLE_DEVICES", "")
-        state.device = f"GPU {gpu}" if gpu not in ("", "-1") else "CPU"
+        state.device = name_device(environment.get("CUDA_VISIBLE_DEVICES", ""))
         with open(folder / LOG_FILE, "ab") as log:
             offset = log.tell()
             held = {"pass_fds": (lock,)} if lock is not None else {}
@@ -222,6 +221,17 @@ def explain(code: int, tail: list[str]) -> str:
             name = signal.Signals(-code).name
             return f"killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
     return tail[-1] if tail else f"exit status {code} without a message"
+
+
+def name_device(visible: str) -> str:
+    """``GPU 0, NVIDIA H200`` for a value of ``CUDA_VISIBLE_DEVICES``, ``CPU`` for one that hides all GPUs."""
+    if visible in ("", "-1"):
+        return "CPU"
+    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader", f"--id={visible}"]
+    name = ""
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        name = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+    return f"GPU {visible}" + (f", {name.splitlines()[0]}" if name else "")
 
 
 def _environment(job: Job, device: str | None) -> dict[str, str]:

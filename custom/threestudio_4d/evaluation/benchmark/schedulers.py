@@ -8,6 +8,7 @@ interrupt does not wait for them.
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -104,12 +105,15 @@ def run_on_ray(jobs: Sequence[Job], address: str | None, workers: int | None, on
         UserError: Ray is missing, or there is nothing at the address.
     """
     ray = import_ray()
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         here = {"include_dashboard": False} if address is None else {}
         ray.init(address=address, log_to_driver=False, logging_level="warning", **here)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise UserError(f"cannot reach a Ray cluster at {address or 'this machine'}: {error}") from error
     try:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)  # Ray's own abort this process; these stop the runs in order
         # the workers need no installation of this package: the module travels with the task
         ray.cloudpickle.register_pickle_by_value(runs)
         gpus = ray.cluster_resources().get("GPU", 0)

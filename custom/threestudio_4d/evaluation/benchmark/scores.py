@@ -7,7 +7,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean, pstdev
@@ -15,10 +15,12 @@ from typing import Any
 
 import cv2
 import numpy as np
+from rich.console import Console
+from rich.progress import track
 
 from ...errors import UserError
 from ..evaluate import evaluate_folders
-from ..folders import TRIAL_FRAMES, pair_folders
+from ..folders import TRIAL_FRAMES, Pair, pair_folders
 from ..novel_views import NOVEL_VIEWS
 from ..protocols import REFERENCE_VIEW, find_protocol
 from .runs import DONE, Job, RunState, write_json
@@ -112,18 +114,25 @@ def write_baseline(kind: str, truth: Path, input_view: str, views: Sequence[str]
     """``copy``: the input clip in place of every view. ``mirror``: the same, mirrored for views from behind."""
     for view in views:
         target, source = folder / view, truth / input_view
-        if target.is_symlink() or target.is_dir():
-            shutil.rmtree(target) if not target.is_symlink() else target.unlink()
-        target.parent.mkdir(parents=True, exist_ok=True)
         if kind == "mirror" and is_behind(view):
-            target.mkdir()
-            for path in source.glob("*.png"):
-                picture = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-                if picture is None:
-                    raise UserError(f"{path} cannot be read as a picture")
-                cv2.imwrite(str(target / path.name), np.ascontiguousarray(picture[:, ::-1]))
-        else:
+            _mirror(source, target)
+        elif not target.exists() or (target.is_symlink() and target.resolve() != source.resolve()):
+            target.unlink(missing_ok=True)  # a link to where the data were
+            target.parent.mkdir(parents=True, exist_ok=True)
             _link(source, target)
+
+
+def _mirror(source: Path, target: Path) -> None:
+    """Mirrored copies of the frames, unless they are there and newer."""
+    target.mkdir(parents=True, exist_ok=True)
+    for path in source.glob("*.png"):
+        made = target / path.name
+        if made.exists() and made.stat().st_mtime > path.stat().st_mtime:
+            continue
+        picture = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        if picture is None:
+            raise UserError(f"{path} cannot be read as a picture")
+        cv2.imwrite(str(made), np.ascontiguousarray(picture[:, ::-1]))
 
 
 def azimuth(view: str) -> float | None:
@@ -165,13 +174,19 @@ def evaluate_methods(spec: Spec, methods: Sequence[Method], out: Path, say: Call
             for name, source in good.items():
                 _link(source, folder / name)
             try:
-                result = evaluate_folders(folder, spec.data.root, objects=list(good), **settings)
+                result = evaluate_folders(folder, spec.data.root, objects=list(good), track=_track, **settings)
             except UserError as error:
                 method.problems.append(str(error))
                 continue
             method.scores[seed] = result.to_dict()
             cache.parent.mkdir(exist_ok=True)
             write_json(cache, {"of": stamp, "scores": method.scores[seed]})
+
+
+def _track(pairs: Sequence[Pair]) -> Iterable[Pair]:
+    """A bar that vanishes when it is done; nothing where there is no terminal."""
+    console = Console(stderr=True)
+    return track(pairs, "clips", console=console, transient=True, disable=not console.is_terminal)
 
 
 def _fits(spec: Spec, method: Method, name: str, frames: Path) -> bool:

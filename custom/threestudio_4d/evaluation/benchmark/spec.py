@@ -114,19 +114,44 @@ class Spec:
         return json.loads(json.dumps(self, default=lambda v: str(v) if isinstance(v, Path) else vars(v)))
 
 
-def read_spec(path: str | Path, overrides: Sequence[str] = ()) -> Spec:
+@dataclass
+class Changes:
+    """What a command line says in place of the benchmark file; None keeps what that says."""
+
+    data: str | None = None
+    objects: list[str] | None = None
+    seeds: list[int] | None = None
+    protocol: str | None = None
+    metrics: list[str] | None = None
+    overrides: list[str] = field(default_factory=list)
+
+    def apply(self, content: dict[str, Any]) -> dict[str, Any]:
+        """``content`` of a benchmark file with the changes; overrides are added to its own."""
+        content = dict(content)
+        for section, short, values in (
+            ("data", "root", {"root": self.data, "objects": self.objects}),
+            ("evaluation", "protocol", {"protocol": self.protocol, "metrics": self.metrics}),
+        ):
+            old = content.get(section) or {}
+            old = {short: old} if isinstance(old, str) else old
+            if isinstance(old, Mapping):
+                if values.get("root") is not None:
+                    old = {key: value for key, value in old.items() if key != "objects"}
+                content[section] = {**old, **{key: value for key, value in values.items() if value is not None}}
+        if self.seeds is not None:
+            content["seeds"] = list(self.seeds)
+        return content
+
+
+def read_spec(path: str | Path, changes: Changes | None = None) -> Spec:
     """Read and check a YAML file.
 
     Paths in it are looked for in the working directory, then beside the file, then in the project.
 
-    Args:
-        path: the YAML file.
-        overrides: more ``key=value`` for every run.
-
     Raises:
         UserError: no such file, no YAML, an unknown key, a value of the wrong kind, a path that is not there.
     """
-    path = Path(path)
+    path, changes = Path(path), changes or Changes()
     if not path.is_file():
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], n=1)
         raise UserError(f"no benchmark file {path}" + (f"; did you mean {path.parent / near[0]}?" if near else ""))
@@ -134,34 +159,25 @@ def read_spec(path: str | Path, overrides: Sequence[str] = ()) -> Spec:
         content = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
     except (YAMLError, OmegaConfBaseException, OSError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
+    content = changes.apply(content) if isinstance(content, dict) else content
     spec = _Reader(str(path), [Path.cwd(), path.resolve().parent, project_root()]).spec(content, path.stem)
-    spec.overrides += check_overrides(overrides, "on the command line")
+    spec.overrides += check_overrides(changes.overrides, "on the command line")
     return spec
 
 
-def make_spec(
-    configs: Sequence[str],
-    data: str,
-    objects: Sequence[str] = (),
-    seeds: Sequence[int] = (0,),
-    overrides: Sequence[str] = (),
-    protocol: str = "bench4d",
-) -> Spec:
-    """The same from command-line arguments; configs are named by their files.
+def make_spec(configs: Sequence[str], changes: Changes) -> Spec:
+    """A benchmark without a file; configs are named by their files.
 
     Raises:
         UserError: as for :func:`read_spec`.
     """
     stems = [Path(config).stem for config in configs]
-    content = {
+    content: dict[str, Any] = {
         "configs": [{"name": stem, "path": config} for stem, config in zip(stems, configs, strict=True)],
-        "data": {"root": data, "objects": list(objects)},
-        "seeds": list(seeds),
-        "overrides": list(overrides),
-        "evaluation": {"protocol": protocol},
+        "overrides": changes.overrides,
     }
     reader = _Reader("command line", [Path.cwd(), project_root()])
-    return reader.spec(content, f"{'-'.join(stems)}-{Path(data).resolve().name}")
+    return reader.spec(changes.apply(content), f"{'-'.join(stems)}-{Path(changes.data or '').resolve().name}")
 
 
 def make_jobs(spec: Spec, out: Path, launcher: Path, threads: int | None = None) -> list[Job]:
