@@ -105,7 +105,8 @@ def motion_features(video: Tensor) -> Tensor:
 
 def motion_distance(video: Tensor, truth: Tensor) -> float:
     """Squared Frechet distance of the motion features of two sets of clips."""
-    features = (motion_features(clips.float()).cpu().numpy() for clips in (video, truth))
+    with torch.autocast(video.device.type, enabled=False):  # sums of many small changes need single precision
+        features = [motion_features(clips.float()).cpu().numpy() for clips in (video, truth)]
     return frechet_distance_of_sets(*features)
 
 
