@@ -142,7 +142,7 @@ def test_sampling(codec):
 
 
 def test_the_built_in_architecture():
-    model = build_mvdream_tiny()
+    model = build_mvdream_tiny(None, context_width=192)
     assert (model.image_size, model.views, model.prediction_type) == (64, 4, "v_prediction")
     assert model.alphas_cumprod[-1] == 0
     assert sum(p.numel() for p in model.unet.parameters()) < 4.05e6

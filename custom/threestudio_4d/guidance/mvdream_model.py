@@ -22,7 +22,7 @@ from torch import Tensor
 from ..errors import UserError
 from . import score_distillation as sd
 from .codec import PixelUnshuffleCodec
-from .network_folder import load_codec, load_network, part_folder, write_index
+from .network_folder import load_codec, load_network, part_folder
 from .prior_weights import read_index
 from .sd_model import StableDiffusionModel, load_scheduler
 from .text import TextConditioner
@@ -199,11 +199,10 @@ class MVDreamModel(StableDiffusionModel):
         )
         return model.to(device) if device is not None else model
 
-    def save(self, folder: str | Path, *args: Any, **kwargs: Any) -> None:
-        """Write the folder that ``load`` reads; arguments of ``StableDiffusionModel.save``."""
-        super().save(folder, *args, **kwargs)
-        index = read_index(Path(folder))
-        write_index(folder, index | {"_class_name": type(self).__name__, "views": self.views})
+    def _index(self, int8: bool, text_from: str | None) -> dict[str, Any]:
+        index = super()._index(int8, text_from)
+        shared = {"shared": index["shared"]} if "shared" in index else {}
+        return {"_class_name": type(self).__name__, "views": self.views, **shared}
 
 
 def rescale_std(guided: Tensor, plain: Tensor, views: int, strength: float) -> Tensor:

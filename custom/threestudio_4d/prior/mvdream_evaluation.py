@@ -19,7 +19,6 @@ from ..guidance.mvdream_model import MVDreamModel, camera_condition
 from .looks import SUN_AZIMUTH
 from .rasterise import DISTANCE, Lights, Shot, camera_to_world, on_white, render
 from .scenes import PosedMeshes
-from .sd_evaluation import CaptionedPictures
 from .zero123_evaluation import psnr, silhouette
 
 COLOUR_BINS = 4  # of each channel
@@ -50,8 +49,11 @@ class ViewGroups:
         return self.images.shape[1]
 
     def wrong_captions(self) -> Tensor:
-        """For each group the caption of another, [G]."""
-        return CaptionedPictures(self.images[:, 0], self.caption).wrong_captions()
+        """For each group the caption of another, [G]: the nearest one further down the list that differs."""
+        wrong = self.caption.roll(-1)
+        for shift in range(2, len(self)):
+            wrong = torch.where(wrong == self.caption, self.caption.roll(-shift), wrong)
+        return wrong
 
 
 @dataclass

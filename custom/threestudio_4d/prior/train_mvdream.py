@@ -47,10 +47,9 @@ class MVDreamTrainingConfig(TrainingConfig):
         limit: at most that many animated assets and as many stills; 0 takes all.
         image_size: of the views.
         channels: of the UNet's resolutions, the finest first, separated by commas.
-        action_share: share of captions that say what the asset does, the rest only name it.
         text_dropout: share of groups without text, for classifier-free guidance.
         terminal_share: share of groups at the last timestep (pure noise).
-        jitter_steps: new shapes and palettes every so many steps; 0 keeps the assets as they are.
+        jitter_steps: new shapes every so many steps; 0 keeps the assets as they are.
         evaluation_groups: groups of views that the scores are measured on, of each split.
         evaluation_draws: samples for each sentence, at the end.
         evaluation_scale: guidance scale of the samples that are scored.
@@ -61,7 +60,6 @@ class MVDreamTrainingConfig(TrainingConfig):
     limit: int = 0
     image_size: int = 64
     channels: str = "48,96,96"
-    action_share: float = 0.5
     text_dropout: float = 0.1
     terminal_share: float = 0.05
     jitter_steps: int = 50
@@ -82,11 +80,12 @@ class MVDreamTask:
         self.captions = Captions.from_meshes(self.meshes, TEMPLATES)
         half = torch.bfloat16 if device.type == "cuda" else torch.float32
         self.table = SentenceTable(self.clip.text, self.captions.sentences, ("",), half)
-        self.sampler = ViewSampler(self.meshes, VIEWS, config.image_size, seed)
+        self.sampler = ViewSampler(self.meshes, VIEWS, config.image_size, seed, captions=self.captions)
         self.held_out, self.training = self._groups(validation=True), self._groups(validation=False)
         self.mean_picture = self.training.images.mean((0, 1))
         self.level = {name: self._level(name == "held_out") for name in ("held_out", "train")}
-        self.jitter = ShapeJitter(self.meshes, seed) if config.jitter_steps else None
+        # Colours stay: captions name some of them.
+        self.jitter = ShapeJitter(self.meshes, seed, recoloured_share=0.0) if config.jitter_steps else None
         self.generator = torch.Generator(device).manual_seed(seed)
 
     def _asset_captions(self, pose: Tensor) -> Tensor:
@@ -97,7 +96,7 @@ class MVDreamTask:
     def _groups(self, validation: bool) -> ViewGroups:
         """Groups of views, the same in every run, captioned with what the asset is."""
         config = self.config
-        sampler = ViewSampler(self.meshes, VIEWS, config.image_size, seed=4321, validation=validation)
+        sampler = ViewSampler(self.meshes, VIEWS, config.image_size, 4321, validation, captions=self.captions)
         views = sampler(config.evaluation_groups)
         camera = camera_condition(views.c2w.flatten(0, 1)).unflatten(0, (-1, VIEWS))
         return ViewGroups(views.images, camera, self._asset_captions(views.pose))
@@ -112,9 +111,8 @@ class MVDreamTask:
         """Views [B V, 3, S, S], contexts [B, L, D], cameras [B V, 16], timesteps [B V], noise [B V, C, h, w]."""
         views, config = self.sampler(count), self.config
         device = views.images.device
-        u = torch.rand(3, count, generator=self.generator, device=device)
-        sentence = self.captions.draw(views.pose, self.meshes.pose_asset, u[:2], config.action_share)
-        context = self.table(sentence, None, u[2] < config.text_dropout)
+        dropped = torch.rand(count, generator=self.generator, device=device) < config.text_dropout
+        context = self.table(views.caption, None, dropped)
         t = draw_timesteps(count, self.model.num_train_timesteps - 1, config.terminal_share, device)
         noise = torch.randn((count * VIEWS, *self.model.latent_shape), device=device)
         camera = camera_condition(views.c2w.flatten(0, 1))
@@ -130,7 +128,7 @@ class MVDreamTask:
         return F.mse_loss(output, v_from_eps_x0(noise, x0, alpha_bar))
 
     def refresh(self, step: int) -> None:
-        """New shapes and palettes every ``jitter_steps``."""
+        """New shapes every ``jitter_steps``."""
         if self.jitter is not None and step % self.config.jitter_steps == 0:
             self.jitter.refresh()
 
