@@ -102,4 +102,7 @@ KINDS = {
     "zombies": "zombie", "dragons": "dragon",
 }  # fmt: skip
 PEOPLE = {"man", "woman"}
-WHOLE = {"shark", "whale", "dolphin", "ray", "orca", "seal", "turtle", "octopus", "squid", "jellyfish", "eel"}
+WHOLE = {
+    "shark", "whale", "dolphin", "ray", "orca", "seal", "turtle", "octopus", "squid", "jellyfish", "eel", "owl", "eagle",
+    "duck", "chicken", "penguin", "parrot", "crow", "pigeon", "goose", "swan", "trex", "person",
+}  # fmt: skip
