@@ -96,8 +96,9 @@ class Rembg:
         try:
             self._session = self._rembg.new_session(model)
         except (OSError, ValueError, RuntimeError) as error:
+            reason = str(error) if len(str(error)) < 100 else f"{type(error).__name__}: {str(error)[:100]}..."
             raise UserError(
-                f"--background {self.name}: rembg cannot load this model ({error}). Check its name and the network: "
+                f"--background {self.name}: rembg cannot load this model ({reason}). Check its name and the network: "
                 "rembg downloads weights at first use. `u2net` works offline once its weights are fetched."
             ) from error
 
