@@ -103,6 +103,6 @@ KINDS = {
 }  # fmt: skip
 PEOPLE = {"man", "woman"}
 WHOLE = {
-    "shark", "whale", "dolphin", "ray", "orca", "seal", "turtle", "octopus", "squid", "jellyfish", "eel", "owl", "eagle",
-    "duck", "chicken", "penguin", "parrot", "crow", "pigeon", "goose", "swan", "trex", "person",
+    "shark", "whale", "dolphin", "ray", "orca", "seal", "turtle", "octopus", "squid", "jellyfish", "eel", "owl",
+    "eagle", "duck", "chicken", "penguin", "parrot", "crow", "pigeon", "goose", "swan", "trex", "person",
 }  # fmt: skip
