@@ -129,8 +129,24 @@ def vsd(cfg: dict[str, Any]) -> Demo:
     )
 
 
+def text_to_video(cfg: dict[str, Any]) -> Demo:
+    """A clip for one sentence, seen from the side."""
+    prompts = prompt_utils(cfg, "a fox walking")
+    settings = {"guidance_scale": 5.0, "min_step_percent": 0.3, "max_step_percent": [0, 0.98, 0.6, 200]}
+    guidance = threestudio.find("t2v-guidance")({**settings, **cfg})
+    frames, (height, width) = guidance.num_frames, guidance.frame_size
+    zero = torch.zeros(1, device=guidance.device)
+    cameras = {"elevation": zero, "azimuth": zero + 90, "camera_distances": zero + DISTANCE}
+    return Demo(
+        guidance,
+        (frames, height, width),
+        lambda rgb: guidance(rgb, prompts, **cameras)["loss_sds"],
+        lambda generator: guidance.sample(prompts, **cameras, guidance_scale=3.0, generator=generator)[0],
+    )
+
+
 DEMOS: dict[str, Callable[[dict[str, Any]], Demo]] = {"svd-guidance": svd, "mvdream-guidance": mvdream}
-DEMOS |= {"sd-guidance": stable_diffusion, "vsd-guidance": vsd}
+DEMOS |= {"sd-guidance": stable_diffusion, "vsd-guidance": vsd, "t2v-guidance": text_to_video}
 
 
 def optimise(demo: Demo, steps: int, rate: float, seed: int) -> dict[str, Tensor]:

@@ -234,7 +234,8 @@ def test_pictures_to_look_at_and_samples():
     assert out["bs"] == 8 and len(out["noise_levels"]) == 8
     for key in ("imgs_noisy", "imgs_1step"):
         assert out[key].shape == (8, 16, 16, 3) and out[key].min() >= 0 and out[key].max() <= 1
-    video = guidance.sample(prompt, 2, steps=2, generator=torch.Generator().manual_seed(0))
+    cameras = [torch.tensor([0.0, 0.0]), torch.tensor([0.0, 180.0]), torch.ones(2)]
+    video = guidance.sample(prompt, *cameras, steps=2, generator=torch.Generator().manual_seed(0))
     assert video.shape == (2, FRAMES, 16, 16, 3) and torch.isfinite(video).all()
 
 

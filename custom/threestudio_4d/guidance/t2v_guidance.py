@@ -103,6 +103,7 @@ class TextToVideoGuidance(DistillationGuidance):
         if cfg.compile_unet:
             self.model.unet.compile()
         self.frame_size = (cfg.height or self.model.image_size, cfg.width or self.model.image_size)
+        self.num_frames = cfg.num_frames or self.model.frames
         self.latent_shape = self.model.latent_shape(*self.frame_size)
         self.set_noise_schedule(self.model.alphas_cumprod, self.model.prediction_type)
 
@@ -183,7 +184,7 @@ class TextToVideoGuidance(DistillationGuidance):
             ValueError: the frames do not divide into clips.
             NonFiniteScoreError: the score is not finite.
         """
-        frames = num_frames or self.cfg.num_frames or self.model.frames
+        frames = num_frames or self.num_frames
         if len(rgb) % frames:
             raise ValueError(f"{len(rgb)} images do not divide into clips of {frames} frames")
         clips = len(rgb) // frames
@@ -224,21 +225,31 @@ class TextToVideoGuidance(DistillationGuidance):
     def sample(
         self,
         prompt_utils: PromptProcessorOutput,
-        clips: int = 1,
+        elevation: Float[Tensor, " B"],
+        azimuth: Float[Tensor, " B"],
+        camera_distances: Float[Tensor, " B"],
         steps: int = 40,
-        guidance_scale: float = 7.5,
-        **options,
+        guidance_scale: float | None = None,
+        generator: torch.Generator | None = None,
     ) -> Float[Tensor, "B F h w 3"]:
-        """Clips that the prior draws on its own for the plain prompt, to see what the distillation pulls towards."""
-        zero = torch.zeros(clips, device=self.device)
-        embeddings = prompt_utils.get_text_embeddings(zero, zero, zero + 1, False).to(self.device)
-        text, negative = embeddings.chunk(2)
+        """Clips that the prior draws on its own, one a camera: to see what the distillation will pull towards.
+
+        ``guidance_scale`` is that of the distillation if None, which is often too strong for a sampler.
+        """
+        text, negative = self.text_embeddings(prompt_utils, elevation, azimuth, camera_distances)
         height, width = self.frame_size
         with self.single_precision():
             video = self.model.sample(
-                text, negative, self.cfg.vae_batch, height=height, width=width, steps=steps,
-                guidance_scale=guidance_scale, **options,
-            )  # fmt: skip
+                text,
+                negative,
+                self.cfg.vae_batch,
+                frames=self.num_frames,
+                height=height,
+                width=width,
+                steps=steps,
+                guidance_scale=self.guidance_scale if guidance_scale is None else guidance_scale,
+                generator=generator,
+            )
         return video.movedim(2, -1)
 
     def __call__(
