@@ -1,15 +1,17 @@
 """The converter of original MVDream checkpoints: keys and shapes, the numbers, strictness."""
 
 import collections
+import json
 
 import ldm_reference as reference
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 from tiny_text import tiny_text
 
 from threestudio_4d.errors import UserError
-from threestudio_4d.guidance import convert_mvdream
+from threestudio_4d.guidance import convert_mvdream, mvdream_guidance
 from threestudio_4d.guidance import mvdream_ckpt as mc
 from threestudio_4d.guidance.mvdream_guidance import load_mvdream
 from threestudio_4d.guidance.mvdream_model import MVDreamModel
@@ -173,6 +175,24 @@ def test_a_wrong_text_tower_is_refused(checkpoint, change, message):
     state = {key: value for key, value in {**checkpoint, **change}.items() if value is not None}
     with pytest.raises(UserError, match=message):
         mc.fill_text_tower(mc.build_text_tower(TEXT, empty=True), state)
+
+
+def test_a_folder_whose_unet_keeps_the_original_names(tmp_path, checkpoint, model, monkeypatch):
+    model.save(tmp_path / "prior", dtype=torch.float32)
+    unet = tmp_path / "prior" / "unet"
+    for path in unet.iterdir():
+        path.unlink()
+    state = {key: value.contiguous() for key, value in reference.strip(checkpoint, mc.layout.UNET_PREFIX).items()}
+    save_file(state, unet / "diffusion_pytorch_model.safetensors")
+    (unet / "config.json").write_text(json.dumps({"_class_name": "MultiViewUNetModel", "camera_dim": 16}))
+    full = mc.load_folder_with_original_unet
+    monkeypatch.setattr(mvdream_guidance, "load_folder_with_original_unet", lambda *a, **k: full(*a, **k, unet=UNET))
+    again = load_mvdream(str(tmp_path / "prior"))
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, again.state_dict()[key]), key
+    save_file(state | {"ip_embed.weight": torch.zeros(1)}, unet / "diffusion_pytorch_model.safetensors")
+    with pytest.raises(UserError, match="1 tensors have no place in a MVDream, such as ip_embed.weight"):
+        load_mvdream(str(tmp_path / "prior"))
 
 
 def test_converting_a_file(tmp_path, checkpoint, model, monkeypatch):

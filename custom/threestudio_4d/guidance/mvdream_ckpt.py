@@ -1,15 +1,18 @@
-"""Read the original ``sd-v2.1-base-4view.pt`` (latent-diffusion layout) into the networks that we run.
+"""Read MVDream's original layout, ``sd-v2.1-base-4view.pt``, into the networks that we run.
 
 The file holds the tensors of a multi-view UNet (with ``camera_embed``), of the autoencoder and of OpenCLIP ViT-H/14's
 text tower. Everything is checked as for Zero123, see ``ldm_checkpoint``. Stable Diffusion 2 reads the text tower before
 its last layer, so that layer, the text projection and the logit scale are left out. The tokenizer is not in the file:
 it is that of any Stable Diffusion 2 folder.
 
-``convert_mvdream`` beside this file converts once to a folder in diffusers layout.
+``convert_mvdream`` beside this file converts once to a folder in diffusers layout. Folders on the hub that were
+converted for a pipeline with code of its own keep the original names inside ``unet`` (class ``MultiViewUNetModel``);
+they load too.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,12 +24,15 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from ..errors import UserError
 from . import ldm_layout as layout
 from .ldm_checkpoint import check_schedule, fill_network, manifest_of
 from .ldm_layout import Source
 from .mvdream_model import CAMERA_DIM, MVDreamModel
-from .network_folder import without_position_ids
+from .network_folder import load_codec, part_folder, without_position_ids
 from .safe_checkpoint import read_state_dict
+from .sd_model import load_scheduler
+from .text import TextConditioner
 
 UNET_CONFIG: dict[str, Any] = {
     "sample_size": 32,
@@ -74,6 +80,7 @@ SCHEDULER_CONFIG: dict[str, Any] = {
     "steps_offset": 1,
 }
 KIND = "MVDream"
+ORIGINAL_UNET_CLASS = "MultiViewUNetModel"
 
 
 def build_mvdream(
@@ -188,4 +195,42 @@ def load_mvdream_checkpoint(
     """UNet and autoencoder of an original ``sd-v2.1-base-4view.pt``, without text tower."""
     model = build_mvdream(empty=True)
     fill_from_checkpoint(model, read_state_dict(path), dtype, device, name=str(path))
+    return model.to(device)
+
+
+def has_original_unet(folder: str | Path) -> bool:
+    """Whether the UNet of a folder keeps the original names of its tensors."""
+    config = part_folder(folder, "unet") / "config.json"
+    return config.exists() and json.loads(config.read_text()).get("_class_name") == ORIGINAL_UNET_CLASS
+
+
+def load_folder_with_original_unet(
+    folder: str | Path,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    text: bool = False,
+    unet: Mapping[str, Any] | None = None,
+) -> MVDreamModel:
+    """A folder in diffusers layout but for its UNet, see ``has_original_unet``; checked as strictly as the original.
+
+    Args:
+        text: load the text tower too.
+        unet: entries that override ``UNET_CONFIG``.
+    """
+    unet_folder = part_folder(folder, "unet")
+    files = sorted(unet_folder.glob("*.safetensors")) or sorted(unet_folder.glob("*.bin"))
+    full = [path for path in files if ".fp16." not in path.name]
+    if not files:
+        raise UserError(f"{unet_folder} holds neither .safetensors nor .bin")
+    state = {key: value for path in full or files for key, value in read_state_dict(path).items()}
+    with init_empty_weights(include_buffers=False):
+        network = UNet2DConditionModel(**{**UNET_CONFIG, **(unet or {})}).eval()
+    sources = {key: layout.unet_source(key, network.config) for key in network.state_dict()}
+    fill_network(network, state, sources, kind=KIND, name=str(unet_folder), prefixes=("",), dtype=dtype, device=device)
+    model = MVDreamModel(
+        network,
+        load_codec(part_folder(folder, "vae"), dtype),
+        load_scheduler(part_folder(folder, "scheduler")),
+        TextConditioner.load(folder, dtype) if text else None,
+    )
     return model.to(device)

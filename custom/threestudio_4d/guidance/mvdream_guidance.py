@@ -23,7 +23,7 @@ from threestudio.utils.typing import Float, Int, Tensor
 
 from ..errors import UserError
 from . import score_distillation as sd
-from .mvdream_ckpt import load_mvdream_checkpoint
+from .mvdream_ckpt import has_original_unet, load_folder_with_original_unet, load_mvdream_checkpoint
 from .mvdream_model import MVDREAM_PARTS, MVDreamModel, camera_condition
 from .prior_weights import resolve_prior
 from .score_distillation import ScoreDistillation
@@ -37,7 +37,9 @@ def load_mvdream(name: str, device: torch.device | str = "cpu", text: bool = Fal
         text: load the text tower too. An original checkpoint holds no tokenizer: convert it to a folder first.
     """
     weights = resolve_prior(name, MVDREAM_PARTS)
-    if weights.kind == "folder":
+    if weights.kind == "folder" and has_original_unet(weights.path):
+        model = load_folder_with_original_unet(weights.path, device=device, text=text)
+    elif weights.kind == "folder":
         model = MVDreamModel.load(weights.path, device=device, text=text)
     elif text:
         raise UserError(
