@@ -1,0 +1,75 @@
+"""The shipped text priors: their weights load, and what sd-tiny draws is what clip-tiny reads."""
+
+import pytest
+import torch
+
+from threestudio_4d.guidance.prior_weights import built_in_priors
+from threestudio_4d.guidance.sd_guidance import load_stable_diffusion
+from threestudio_4d.prior.clip_model import ImageTextModel
+from threestudio_4d.prior.rasterise import on_white
+
+SENTENCES = ["a pine tree", "a horse", "a shark", "a sword", "a man"]
+
+needs_priors = pytest.mark.skipif(
+    not {"clip-tiny", "sd-tiny"} <= set(built_in_priors()), reason="load/priors has no clip-tiny or no sd-tiny"
+)
+
+
+def posterior_means(model, sentences: list[str]) -> torch.Tensor:
+    """What each sentence looks like on average, [N, 3, S, S]: one step from pure noise."""
+    noise = torch.randn(len(sentences), *model.latent_shape, generator=torch.Generator().manual_seed(0))
+    t = torch.full((len(sentences),), model.num_train_timesteps - 1)
+    return model.decode(model.predict(noise, t, model.embed(sentences))[1])
+
+
+@needs_priors
+def test_the_tower_is_shared():
+    clip, prior = ImageTextModel.load("clip-tiny"), load_stable_diffusion("sd-tiny", text=True)
+    assert torch.equal(prior.embed(SENTENCES), clip.text.encode(SENTENCES))
+    assert prior.image_size == clip.image_size == 64 and prior.text.width == 192
+
+
+@needs_priors
+@torch.no_grad()
+def test_sentences_change_the_picture():
+    model = load_stable_diffusion("sd-tiny", text=True)
+    means = posterior_means(model, SENTENCES)
+    assert (means[:, :, :4, :4] > 0.9).all()  # corners are white
+    for i in range(len(means)):
+        for j in range(i):
+            assert (means[i] - means[j]).abs().mean() > 0.01
+
+
+@needs_priors
+@torch.no_grad()
+def test_samples_are_recognised():
+    """Three samples of each of five sentences: most are nearest to their own, where chance is a fifth."""
+    clip, model = ImageTextModel.load("clip-tiny"), load_stable_diffusion("sd-tiny", text=True)
+    text = model.embed(SENTENCES * 3)
+    images = model.sample(text, model.embed([""]), 8, 3.0, torch.Generator().manual_seed(0))
+    nearest = (clip.image_features(images) @ clip.text_features(SENTENCES).T).argmax(1)
+    assert (nearest == torch.arange(len(SENTENCES)).repeat(3)).float().mean() > 0.5
+
+
+@needs_priors
+@torch.no_grad()
+def test_a_side_view_is_wide_and_a_front_view_narrow():
+    model = load_stable_diffusion("sd-tiny", text=True)
+    side, front = posterior_means(model, ["a horse, side view", "a horse, front view"])
+
+    def width(image: torch.Tensor) -> float:
+        ink = (1 - image).amax(0).sum(0)
+        columns = torch.arange(len(ink))
+        mean = (ink * columns).sum() / ink.sum()
+        return ((ink * (columns - mean).square()).sum() / ink.sum()).sqrt().item()
+
+    assert width(side) > 1.2 * width(front)
+
+
+@needs_priors
+@torch.no_grad()
+def test_unknown_pictures_get_unit_vectors():
+    from threestudio_4d.prior.creature import creature_meshes, render_view
+
+    features = ImageTextModel.load("clip-tiny").image_features(on_white(render_view(creature_meshes(2), 0.0, size=96)))
+    torch.testing.assert_close(features.norm(dim=1), torch.ones(2))
