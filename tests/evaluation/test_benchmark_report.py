@@ -162,7 +162,7 @@ def test_charts_escape_names_and_leave_gaps():
 def test_mistakes_on_the_command_line(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     for arguments, message in (
-        ([], "give one benchmark file, or --config"),
+        ([], "give a benchmark file (before options of several values), or --config"),
         (["bench.yaml", "--config", "a.yaml", "--data", "data"], "not both"),
         (["--config", "a.yaml"], "--config FILE needs --data FOLDER"),
         (["bench.yaml", "--objects", "cow"], "'data.objects'"),

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shlex
 import signal
 import sys
@@ -57,7 +58,11 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--retry-failed", action="store_true", help="start failed runs again")
     add("--report", action="store_true", help="run nothing, report on what is there")
     add("--launcher", type=Path, metavar="FILE", help="launch.py to use (default: the project's)")
-    args = parser.parse_intermixed_args(argv)
+    # taken out first: an option of several values (--objects deer frog x=1) would take them along
+    argv = sys.argv[1:] if argv is None else argv
+    overrides = [text for text in argv if re.match(r"[A-Za-z_][\w.]*=", text)]
+    args = parser.parse_args([text for text in argv if text not in overrides])
+    args.overrides = overrides
     for name, least in (("workers", 1), ("threads", 1)):
         value = getattr(args, name)
         if value is not None and value < least:
@@ -71,20 +76,18 @@ def find_spec(args: argparse.Namespace) -> Spec:
     Raises:
         UserError: neither or both forms, or something wrong in them.
     """
-    overrides = [text for text in args.arguments if "=" in text]
-    files = [text for text in args.arguments if "=" not in text]
     if args.ray and args.ray.endswith((".yaml", ".yml")):
         raise UserError(f"--ray took '{args.ray}' for an address: put the benchmark file before --ray")
-    changes = Changes(args.data, args.objects, args.seeds, args.protocol, args.metrics, overrides)
+    changes = Changes(args.data, args.objects, args.seeds, args.protocol, args.metrics, args.overrides)
     if args.config:
-        if files:
-            raise UserError(f"give a benchmark file ({files[0]}) or --config, not both")
+        if args.spec:
+            raise UserError(f"give a benchmark file ({args.spec}) or --config, not both")
         if not args.data:
             raise UserError("--config FILE needs --data FOLDER")
         return make_spec(args.config, changes)
-    if len(files) != 1:
-        raise UserError("give one benchmark file, or --config FILE --data FOLDER")
-    return read_spec(files[0], changes)
+    if not args.spec:
+        raise UserError("give a benchmark file (before options of several values), or --config FILE --data FOLDER")
+    return read_spec(args.spec, changes)
 
 
 def find_launcher(given: Path | None) -> Path:
