@@ -18,8 +18,9 @@ from PIL import Image, ImageOps
 
 from ..errors import UserError
 
-# What ``threestudio_4d.prepare`` writes beside the frames of a clip; not frames, and nothing to remark on.
-SIDE_FILES = ("contact_sheet.png", "preview.mp4", "prepare.json")
+# What ``threestudio_4d.prepare`` and ``threestudio_4d.generate`` write beside the frames of a clip; not frames, and
+# nothing to remark on.
+SIDE_FILES = ("contact_sheet.png", "preview.mp4", "prepare.json", "clip.mp4", "clip.gif", "generate.json")
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".tga", ".gif"}
 ANIMATIONS = {".gif", ".webp", ".apng", ".png"}
 VIDEOS = {".mp4", ".mov", ".webm", ".mkv", ".avi", ".m4v", ".mpg", ".mpeg", ".ogv", ".wmv", ".ts"}

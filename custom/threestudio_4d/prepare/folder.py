@@ -15,10 +15,10 @@ from ..errors import UserError
 _FRAME = re.compile(r"\d+\.png")
 
 
-def check_target(out: Path, inputs: list[Path], overwrite: bool) -> None:
+def check_target(out: Path, inputs: list[Path], overwrite: bool, record: str = "prepare.json") -> None:
     """Raise a ``UserError`` unless the clip can be written to ``out``.
 
-    ``overwrite`` replaces an earlier clip, never a folder that holds anything else.
+    ``overwrite`` replaces an earlier clip, known by its ``record``, and never a folder that holds anything else.
     """
     if any(out.resolve() == place.resolve() or out.resolve() in place.resolve().parents for place in inputs):
         raise UserError(f"{out} holds the input. Give another folder for the result.")
@@ -30,8 +30,8 @@ def check_target(out: Path, inputs: list[Path], overwrite: bool) -> None:
     if not overwrite:
         raise UserError(f"{out} is not empty. Give another folder, or --overwrite to replace an earlier result.")
     strange = [name for name in entries if name not in SIDE_FILES and not _FRAME.fullmatch(name)]
-    if strange or "prepare.json" not in entries:
-        found = name_some(strange) if strange else "no prepare.json"
+    if strange or record not in entries:
+        found = name_some(strange) if strange else f"no {record}"
         raise UserError(
             f"{out} does not look like an earlier result ({found}), so --overwrite leaves it alone. Give another "
             "folder."
