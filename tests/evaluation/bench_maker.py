@@ -87,6 +87,7 @@ class Runner:
 
     def __init__(self, folder: Path, *arguments: str) -> None:
         self._output = folder / f"output-{time.monotonic_ns()}.txt"
+        self._status: int | None = None
         self.pid = os.fork()
         if self.pid == 0:
             self._be_the_runner(folder, arguments)
@@ -111,13 +112,20 @@ class Runner:
     def send(self, number: signal.Signals) -> None:
         os.kill(self.pid, number)
 
+    def has_ended(self) -> bool:
+        if self._status is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self._status = status if pid else None
+        return self._status is not None
+
+    def printed(self) -> str:
+        return self._output.read_text() if self._output.exists() else ""
+
     def wait(self, seconds: float = 60) -> tuple[int, str]:
         """Exit status (negative: killed by that signal) and all that was printed."""
         end = time.monotonic() + seconds
-        while True:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                return os.waitstatus_to_exitcode(status), self._output.read_text()
+        while not self.has_ended():
             if time.monotonic() > end:
                 self.send(signal.SIGKILL)
             time.sleep(0.02)
+        return os.waitstatus_to_exitcode(self._status), self.printed()

@@ -50,10 +50,11 @@ def statuses(jobs):
     return [runs.read_state(job.folder).status for job in jobs]
 
 
-def wait_for(condition, seconds=60):
+def wait_for(runner, condition, seconds=60):
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "this takes too long"
+        assert not runner.has_ended(), runner.printed()
+        assert time.monotonic() < end, runner.printed()
         time.sleep(0.02)
 
 
@@ -171,7 +172,7 @@ def test_ctrl_c_saves_and_the_next_start_goes_on(bench, tmp_path):
         "fake.seconds=3",
     ]
     runner = Runner(tmp_path, *arguments)
-    wait_for(lambda: "train 3/10" in log(jobs[0]))
+    wait_for(runner, lambda: "train 3/10" in log(jobs[0]))
     runner.send(signal.SIGINT)
     code, printed = runner.wait()
     assert code == 130 and "stopped; the same command goes on" in printed, printed
@@ -188,7 +189,7 @@ def test_ctrl_c_saves_and_the_next_start_goes_on(bench, tmp_path):
 def test_a_killed_runner_goes_on_and_stops_the_run_it_left_behind(bench, tmp_path):
     jobs = bench("fake.seconds=5")
     runner = Runner(tmp_path, *COMMAND, "fake.seconds=5")
-    wait_for(lambda: "train 1/10" in log(jobs[0]))
+    wait_for(runner, lambda: "train 1/10" in log(jobs[0]))
     runner.send(signal.SIGKILL)
     assert runner.wait()[0] == -signal.SIGKILL
     left = runs.read_state(jobs[0].folder)
@@ -212,7 +213,7 @@ def test_a_folder_in_use_is_left_alone(bench):
 def test_two_runners_do_not_share_a_folder(bench, tmp_path):
     bench()
     first = Runner(tmp_path, *COMMAND, "fake.seconds=30")
-    wait_for(lambda: (tmp_path / "out" / "runs" / "a" / "cat-s0" / "run.json").exists())
+    wait_for(first, lambda: (tmp_path / "out" / "runs" / "a" / "cat-s0" / "run.json").exists())
     with pytest.raises(UserError, match="another benchmark runner works in"):
         run_all(bench("fake.seconds=30"), tmp_path / "out", Options())
     first.send(signal.SIGTERM)

@@ -39,8 +39,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         epilog="docs/benchmarking.md describes the benchmark file.",
     )
     add = parser.add_argument
-    add("arguments", nargs="*", metavar="SPEC.yaml | key=value",
-        help="the benchmark file; overrides for every run")  # fmt: skip
+    add("spec", nargs="?", metavar="SPEC.yaml", help="the benchmark file; key=value anywhere: overrides for every run")
     add("--config", nargs="+", metavar="FILE", help="configs, instead of a benchmark file")
     add("--data", metavar="FOLDER", help="<object>/<view>/<frame>.png; needed with --config")
     add("--objects", nargs="+", metavar="NAME", help="only these objects")
