@@ -6,8 +6,9 @@ import pytest
 import torch
 from tiny_text import tiny_text
 
+from threestudio_4d.errors import UserError
 from threestudio_4d.guidance.t2v_model import TextToVideoModel, load_t2v
-from threestudio_4d.prior import t2v_evaluation
+from threestudio_4d.prior import t2v_evaluation, t2v_sheet
 from threestudio_4d.prior.assets import write_pack
 from threestudio_4d.prior.bestiary import make_creature
 from threestudio_4d.prior.clip_model import ImageTextModel
@@ -115,8 +116,8 @@ def test_scores_know_the_truth_from_noise():
     clip = ImageTextModel.from_clip(build_clip_tiny(len(text.tokenizer), 16, 1, 16, 8, 16), text.tokenizer).eval()
     numbers = torch.tensor([0, 1] * 4)
     truth = t2v_evaluation.CaptionedClips(torch.rand(8, 4, 3, 16, 16) * 0.3 + 0.7, numbers, numbers)
-    samples = {"right_text": truth.images, "no_text": torch.rand(8, 4, 3, 16, 16)}
-    mean = truth.images.mean((0, 1))
+    samples = {"right_text": truth.video, "no_text": torch.rand(8, 4, 3, 16, 16)}
+    mean = truth.video.mean((0, 1))
     with torch.no_grad():
         scores = t2v_evaluation.sample_scores(clip, ["a fox", "a red car"], samples, truth, mean)
     assert scores["captions"] == 2 and scores["retrieval"]["chance_top1"] == 0.5
@@ -140,3 +141,22 @@ def test_one_step_clips_of_a_known_mean(monkeypatch):
     torch.testing.assert_close(drawn, mean.expand(3, -1, -1, -1, -1))
     assert t2v_evaluation.psnr(drawn, mean.expand_as(drawn)) == pytest.approx(100)
     assert t2v_evaluation.psnr(drawn, (mean + 0.1).expand_as(drawn)) == pytest.approx(20, abs=1e-3)
+
+
+def test_sheets(inputs, tmp_path, monkeypatch):
+    model = build_t2v_tiny(tiny_text(), 16, 4, (16, 16)).requires_grad_(False).eval()
+    prompts, truth = t2v_sheet.true_clips(inputs["pack"], model, 2, training=True)
+    assert truth.shape == (len(prompts), 4, 3, 16, 16) and all("a " in prompt for prompt in prompts)
+    rows = t2v_sheet.sample_rows(model, prompts, 2, steps=2, guidance_scale=2.0)
+    assert rows.shape == (len(prompts), 2, 4, 3, 16, 16) and (rows[:, 0] != rows[:, 1]).any()
+    both = torch.cat([truth[:, None], rows], 1)
+    still = t2v_sheet.still_sheet(prompts, both)
+    assert still.shape == (len(prompts) * (14 + 3 * 16), 4 * 16, 3)
+    expected = (truth[0, 1].permute(1, 2, 0) * 255).round().byte().numpy()
+    assert (still[14 : 14 + 16, 16:32] == expected).all()
+    for name in ("sheet.png", "sheet.gif"):
+        t2v_sheet.write_sheet(tmp_path / name, prompts, both)
+        assert (tmp_path / name).stat().st_size > 100
+    monkeypatch.setattr(t2v_sheet, "is_validation", lambda name: False)
+    with pytest.raises(UserError, match="has no held-out assets; name sentences with --prompts"):
+        t2v_sheet.true_clips(inputs["pack"], model, 2)

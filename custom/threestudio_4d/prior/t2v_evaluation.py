@@ -11,27 +11,43 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from ..guidance import score_distillation as sd
 from ..guidance.t2v_model import TextToVideoModel
 from .captions import Captions
 from .clip_evaluation import picture_features, retrieval
 from .clip_model import ImageTextModel
-from .sd_evaluation import CaptionedPictures, feature_distance
+from .sd_evaluation import feature_distance
 from .svd_evaluation import motion, motion_distance
 
 
 @dataclass
-class CaptionedClips(CaptionedPictures):
-    """True clips.
+class CaptionedClips:
+    """N true clips.
 
     Attributes:
-        images: [N, F, 3, S, S] in [0, 1] on white.
+        video: [N, F, 3, S, S] in [0, 1] on white.
         caption: sentence of asset and action, [N] long.
         asset_caption: sentence of the asset alone, [N] long.
     """
 
+    video: Tensor
+    caption: Tensor
     asset_caption: Tensor
+
+    def __len__(self) -> int:
+        return len(self.video)
+
+    def wrong_captions(self) -> Tensor:
+        """For each clip the caption of another one, of another asset: [N]. The nearest further down the list."""
+        wrong, other = self.caption.roll(-1), self.asset_caption.roll(-1)
+        for shift in range(2, len(self)):
+            same = other == self.asset_caption
+            wrong = torch.where(same, self.caption.roll(-shift), wrong)
+            other = torch.where(same, self.asset_caption.roll(-shift), other)
+        return wrong
 
     @classmethod
     def draw(
@@ -42,6 +58,33 @@ class CaptionedClips(CaptionedPictures):
         pose = torch.cat([part.pose[:, 0] for part in parts])
         plain = captions.asset_caption_index[pose_asset[pose].long()]
         return cls(torch.cat([part.video for part in parts]), captions.pose_caption[pose], plain)
+
+
+@torch.no_grad()
+def denoising_losses(
+    model: TextToVideoModel, clips: CaptionedClips, contexts: dict[str, Tensor], batch_size: int = 64, seed: int = 0
+) -> dict[str, float]:
+    """Mean squared error of the predicted velocity, over clips at evenly spread timesteps, one noise each.
+
+    Args:
+        contexts: name -> contexts [N, L, D]; all see the same noise and timesteps.
+    """
+    device, count = clips.video.device, len(clips)
+    generator = torch.Generator(device).manual_seed(seed)
+    timesteps = torch.linspace(0, model.num_train_timesteps - 1, count, device=device).round().long()
+    timesteps = timesteps[torch.randperm(count, generator=torch.Generator().manual_seed(seed)).to(device)]
+    totals = dict.fromkeys(contexts, 0.0)
+    for start in range(0, count, batch_size):
+        part = slice(start, start + batch_size)
+        x0, t = model.encode(clips.video[part], sample=False), timesteps[part]
+        alpha_bar = model.alphas_cumprod[t]
+        noise = torch.randn(x0.shape, generator=generator, device=device)
+        noisy = sd.add_noise(x0, noise, alpha_bar)
+        v = sd.v_from_eps_x0(noise, x0, alpha_bar)
+        for name, context in contexts.items():
+            v_hat = sd.v_from_eps_x0(*model.predict(noisy, t, context[part]), alpha_bar)
+            totals[name] += F.mse_loss(v_hat, v).item() * len(x0)
+    return {name: total / count for name, total in totals.items()}
 
 
 @torch.no_grad()
@@ -114,7 +157,7 @@ def sample_scores(
     """
     present, right = clips.asset_caption.unique(return_inverse=True)
     texts = clip.text_features([sentences[i] for i in present.tolist()])
-    truth = clips.images
+    truth = clips.video
     still = {"static_mean": mean_frame.expand_as(truth), "static": truth[:, :1].expand_as(truth)}
     shown = {**samples, **({} if training is None else {"training": training}), **still}
     features = {name: picture_features(clip, middle_frames(video)) for name, video in shown.items()}

@@ -23,9 +23,8 @@ from .clip_model import ImageTextModel
 from .clip_sampler import ClipSampler
 from .jitter import ShapeJitter
 from .scenes import PosedMeshes
-from .sd_evaluation import denoising_losses
 from .sentence_table import SentenceTable
-from .t2v_evaluation import CaptionedClips, one_step_clips, psnr, sample_clips, sample_scores
+from .t2v_evaluation import CaptionedClips, denoising_losses, one_step_clips, psnr, sample_clips, sample_scores
 from .t2v_networks import FRAMES, build_t2v_tiny
 from .training import TrainingConfig, draw_timesteps, parse_config, train
 from .view_words import VIEW_WORDS, draw_views
@@ -106,7 +105,7 @@ class T2vTask:
         self.sampler = self._sampler(seed, False, config.still_share)
         self.held_out = self._clips(validation=True)
         self.training = self._clips(validation=False)
-        self.mean_frame = self.training.images.mean((0, 1))
+        self.mean_frame = self.training.video.mean((0, 1))
         self.jitter = None
         if config.jitter_steps:
             self.jitter = ShapeJitter(self.meshes, seed, recoloured_share=config.recoloured_share, by_asset=True)
@@ -157,10 +156,10 @@ class T2vTask:
                 "wrong_text": self.table(clips.wrong_captions()),
                 "no_text": self.table.empty.expand(len(clips), -1, -1),
             }
-            means = {kind: psnr(one_step_clips(average, context), clips.images) for kind, context in contexts.items()}
-            means["static_mean"] = psnr(self.mean_frame.expand_as(clips.images), clips.images)
+            means = {kind: psnr(one_step_clips(average, context), clips.video) for kind, context in contexts.items()}
+            means["static_mean"] = psnr(self.mean_frame.expand_as(clips.video), clips.video)
             scores[name] = {
-                "loss": denoising_losses(average, clips, contexts, batch_size=64),
+                "loss": denoising_losses(average, clips, contexts),
                 "one_step_psnr": means,
             }
             if final:
@@ -169,7 +168,7 @@ class T2vTask:
                     kind: sample_clips(average, context, self.table.empty, steps, scale)
                     for kind, context in contexts.items()
                 }
-                others = self.training.images if clips is self.held_out else None
+                others = self.training.video if clips is self.held_out else None
                 scores[name]["samples"] = sample_scores(
                     self.clip, self.captions.sentences, samples, clips, self.mean_frame, others
                 )
