@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import sys
 from pathlib import Path
 
 import av
@@ -121,6 +122,16 @@ def test_videos_show_input_methods_and_truth(folder):
     assert error(tiles[0], source) < 6 and error(tiles[1], source) < 6
     assert error(tiles[3], truth) < 6 and error(tiles[4], truth) < 6
     assert error(tiles[0], truth) > 6
+
+
+def test_without_pyav_there_are_stills(folder, monkeypatch, tmp_path):
+    monkeypatch.chdir(folder)
+    monkeypatch.setitem(sys.modules, "av", None)
+    assert main(["bench.yaml", "--launcher", "fake_launch.py", "--out", str(tmp_path), "--report", "common=1"]) == 0
+    page, text = (tmp_path / "report.html").read_text(), (tmp_path / "report.md").read_text()
+    assert "<video" not in page and page.count("data:image/jpeg;base64,") == 2 and "pip install av" in page
+    assert "![stills](sheets/cat.jpg)" in text and "pip install av" in text
+    assert "0 of 4 runs done, 4 not run yet" in text
 
 
 def test_a_second_report_reads_scores_that_have_not_changed(folder, monkeypatch):

@@ -61,7 +61,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     argv = sys.argv[1:] if argv is None else argv
     overrides = [text for text in argv if re.match(r"[A-Za-z_][\w.]*=", text)]
     args = parser.parse_args([text for text in argv if text not in overrides])
-    args.overrides = overrides
+    args.overrides, args.argv = overrides, argv
     for name, least in (("workers", 1), ("threads", 1)):
         value = getattr(args, name)
         if value is not None and value < least:
@@ -104,20 +104,13 @@ def run(args: argparse.Namespace) -> int:
     threads = args.threads or (max(1, (os.cpu_count() or 1) // args.workers) if (args.workers or 1) > 1 else None)
     launcher = find_launcher(args.launcher)
     jobs = make_jobs(spec, out, launcher, threads)
-    interrupted = False
     if not args.report:
         options = Options(args.workers, args.ray is not None, args.ray or None, args.retry_failed, args.only)
-        try:
-            run_all(jobs, out, options)
-        except KeyboardInterrupt:
-            interrupted = True
-            print("stopped; the same command goes on", file=sys.stderr, flush=True)
+        run_all(jobs, out, options)
     out.mkdir(parents=True, exist_ok=True)
     states = read_states(jobs)
-    if interrupted and not any(state.status == "done" for state in states.values()):
-        return EXIT_INTERRUPTED
     made_with = provenance(launcher.parent)
-    made_with["command"] = f"python -m threestudio_4d.evaluation.benchmark {shlex.join(sys.argv[1:])}"
+    made_with["command"] = f"python -m threestudio_4d.evaluation.benchmark {shlex.join(args.argv)}"
 
     def say(message: str) -> None:
         print(message, file=sys.stderr, flush=True)
@@ -126,8 +119,6 @@ def run(args: argparse.Namespace) -> int:
     evaluate_methods(spec, methods, out, say)
     path = write_report(spec, jobs, states, methods, out, made_with, say)
     print(f"report in {path} and {path.with_suffix('.md')}", flush=True)
-    if interrupted:
-        return EXIT_INTERRUPTED
     return EXIT_FAILED_RUNS if any(state.status == FAILED for state in states.values()) else EXIT_OK
 
 
@@ -146,7 +137,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return EXIT_USER
     except KeyboardInterrupt:
-        print("stopped; the same command goes on", file=sys.stderr, flush=True)
+        print("stopped; the same command goes on, --report reports on what is done", file=sys.stderr, flush=True)
         return EXIT_INTERRUPTED
     finally:
         for name, handler in zip(names, before, strict=True):

@@ -57,12 +57,10 @@ def markdown_page(content: Mapping[str, Any]) -> str:
     lines += ["## Side by side", ""]
     for item in content["comparisons"]:
         lines += [f"### {plain(item['name'])}", ""]
-        if item["problem"]:
-            lines += [plain(item["problem"]), ""]
-            continue
-        columns, views = ", ".join(item["columns"]), ", ".join(item["views"])
-        lines += [f"[video]({item['video']}); columns: {plain(columns)}; rows: {plain(views)}", ""]
-        lines += [f"![stills]({item['sheet']})", ""]
+        lines += [plain(item["problem"]), ""] if item["problem"] else []
+        shown = plain(f"columns: {', '.join(item['columns'])}; rows: {', '.join(item['views'])}")
+        lines += [f"[video]({item['video']}); {shown}" if item["video"] else shown, ""]
+        lines += [f"![stills]({item['sheet']})", ""] if item["sheet"] else []
     lines += ["## By object", ""]
     lines += [line for chart in content["charts"] for line in (f"![{plain(chart['name'])}]({chart['path']})", "")]
     for table in content["tables"]:

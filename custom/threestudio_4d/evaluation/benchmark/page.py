@@ -67,11 +67,14 @@ summary { cursor: pointer; }
 <h3>{{ item.name }}</h3>
 {%- if item.problem %}
 <p class="bad">{{ item.problem }}</p>
-{%- else %}
-<video src="{{ media(item.video) }}" autoplay loop muted playsinline controls>
-<img src="{{ media(item.sheet) }}" alt="stills of {{ item.name }}"></video>
-<details><summary>stills, and the files <a href="{{ item.video }}">{{ item.video }}</a>,
-<a href="{{ item.sheet }}">{{ item.sheet }}</a></summary>
+{%- endif %}
+{%- if item.video %}
+<video src="{{ media(item.video) }}" autoplay loop muted playsinline controls></video>
+{%- endif %}
+{%- if item.sheet %}
+<details{% if not item.video %} open{% endif %}><summary>stills
+{%- if item.video %}, and the files <a href="{{ item.video }}">{{ item.video }}</a>{% endif %}
+ <a href="{{ item.sheet }}">{{ item.sheet }}</a></summary>
 <img class="sheet" src="{{ media(item.sheet) }}" loading="lazy"
  alt="columns: {{ item.columns | join(', ') }}; rows: {{ item.views | join(', ') }}, at three times"></details>
 {%- endif %}

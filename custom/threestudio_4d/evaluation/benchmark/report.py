@@ -242,10 +242,13 @@ def _write_comparisons(
         entry = {"name": name, "columns": list(columns), "views": views, "video": None, "sheet": None, "problem": ""}
         try:
             pictures.write_jpeg(out / sheet, comparison.sheet())
+            entry["sheet"] = sheet
             pictures.write_mp4(out / video, comparison.frames())
-            entry.update(video=video, sheet=sheet)
+            entry["video"] = video
         except UserError as error:
             entry["problem"] = str(error)
+        except ImportError as error:
+            entry["problem"] = f"No video: {error} (pip install av)."
         entries.append(entry)
     return entries
 

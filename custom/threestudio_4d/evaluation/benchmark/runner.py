@@ -48,7 +48,7 @@ def read_states(jobs: Sequence[Job]) -> dict[str, RunState]:
         has_results = state is not None and (state.status == DONE or has_checkpoint(job.folder))
         if has_results and state.settings != job.settings:
             changed.append(f"  {job.folder}: {_difference(state.settings, job.settings)}")
-        states[job.id] = settle(job.folder, state) if state else RunState(job.id)
+        states[job.id] = state or RunState(job.id)
     if changed:
         raise UserError(
             f"{len(changed)} of {len(jobs)} runs were made with other settings:\n" + "\n".join(changed[:5])
@@ -98,6 +98,8 @@ def run_all(jobs: Sequence[Job], out: Path, options: Options) -> dict[str, RunSt
     """
     with _alone(out):
         states = read_states(jobs)
+        for job in jobs:
+            settle(job.folder, states[job.id])
         wanted = {QUEUED, FAILED} if options.retry_failed else {QUEUED}
         pending = [job for job in choose(jobs, options.only) if states[job.id].status in wanted]
         for job in pending:
