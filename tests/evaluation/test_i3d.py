@@ -52,6 +52,46 @@ def test_pads_as_tensorflow_does(size, kernel, stride):
     assert found.tolist() == expected
 
 
+def _fill(network):
+    """Weights by a formula that lets pictures through to the logits."""
+    state = network.state_dict()
+    for number, key in enumerate(sorted(state)):
+        value = state[key]
+        if key.endswith("num_batches_tracked"):
+            continue
+        wave = torch.sin(torch.arange(value.numel(), dtype=torch.float64) * (1.7 + 0.01 * number) + number)
+        wave = wave.reshape(value.shape)
+        if key.endswith("running_var"):
+            wave = 1 + 0.5 * wave
+        elif key.endswith("bn.weight"):
+            wave = 1 + 0.2 * wave
+        else:
+            wave = wave * (4 / value[0].numel()) ** 0.5 if value.ndim == 5 else 0.1 * wave
+        state[key] = wave.float()
+    network.load_state_dict(state)
+    return network
+
+
+def test_gives_what_the_published_network_gives():
+    """Golden values of VideoGPT's implementation on the same weights and clip; the two agreed to the last bit."""
+    line = torch.linspace(-1, 1, 3 * 11 * 224 * 224, dtype=torch.float64)
+    clip = torch.sin(40 * line * line + 7 * line).float().reshape(1, 3, 11, 224, 224)
+    logits = _fill(I3D())(clip)[0]
+    expected = [0.0523501411, 0.1093851998, 0.0444209576, -0.0300520379]
+    np.testing.assert_allclose(logits[[0, 1, 2, 399]], expected, atol=2e-6)
+    assert float(logits.std()) == pytest.approx(0.0711478226, abs=1e-6)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_as_on_the_cpu():
+    clip = torch.rand(1, 3, 11, 224, 224) * 2 - 1
+    network = _fill(I3D())
+    expected = network(clip)[0]
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        found = network.cuda()(clip.cuda())[0].cpu()
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
 def test_nine_frames_are_the_least(network):
     assert MINIMUM_FRAMES == 9
     assert network(torch.zeros(1, 3, 9, 224, 224)).shape == (1, 400)
