@@ -124,6 +124,7 @@ class _Plain(torch.nn.Module):
         return x.mean((3, 4)).flatten(1)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 @pytest.mark.parametrize("module", [_Detector(), _Plain()])
 def test_reads_torchscript(module, tmp_path):
     torch.jit.script(module).save(str(tmp_path / "i3d.pt"))
