@@ -12,7 +12,7 @@ import torch
 from threestudio_4d.guidance.svd_model import SVDModel
 from threestudio_4d.prior import svd_evaluation, svd_sheet, train_svd
 from threestudio_4d.prior.clip_sampler import ClipSampler
-from threestudio_4d.prior.svd_networks import build_svd_tiny, motion_bucket
+from threestudio_4d.prior.svd_networks import MEDIAN_MOTION, build_svd_tiny, motion_bucket
 
 SIZE, FRAMES = 16, 4
 
@@ -164,7 +164,7 @@ def test_a_dropped_picture_is_not_seen(toy):
 
 
 def test_motion_bucket_is_127_for_a_typical_clip_and_saturates():
-    values = motion_bucket(torch.tensor([0.0, 4.0, 400.0]))
+    values = motion_bucket(torch.tensor([0.0, MEDIAN_MOTION, 400.0]))
     assert values[0] == 0 and values[1].item() == pytest.approx(127.5) and 250 < values[2] < 255
 
 

@@ -12,7 +12,7 @@ CONTEXT_DIM = 128
 NORM_GROUPS = 8
 TIME_ID_CHANNELS = 32
 SIGMA_MIN, SIGMA_MAX = 0.01, 80.0
-MEDIAN_MOTION = 4.0
+MEDIAN_MOTION = 3.5
 
 
 def motion_bucket(motion: Tensor) -> Tensor:
