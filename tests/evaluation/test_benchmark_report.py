@@ -64,6 +64,7 @@ def test_scores_are_the_evaluators(folder, results):
     assert list(results["scores"][NASTY]["0"]["objects"]) == ["dog"]
     assert results["scores"]["oracle"]["0"]["mean"] == pytest.approx({"psnr": 100, "iou": 1, "flicker": 0})
     assert results["scores"]["short"] == {}
+    assert all(run["commits"] == [results["made_with"]["commit"]] for run in results["runs"])
 
 
 def test_markdown(folder, results):
@@ -183,3 +184,12 @@ def test_mistakes_on_the_command_line(folder, monkeypatch, capsys):
     ):
         assert main(arguments) == 2
         assert message in capsys.readouterr().err
+
+
+def test_means_over_seeds():
+    found = {seed: {"objects": {"cat": {"psnr": value}}, "mean": {"psnr": value}} for seed, value in ((0, 20), (1, 22))}
+    method = scores.Method("a", "config", scores=found)
+    assert (method.value("psnr", "cat"), method.spread("psnr", "cat"), method.total("psnr")) == (21, 1, 21)
+    assert method.value("iou", "cat") is None and method.value("psnr", "dog") is None and method.objects() == ["cat"]
+    found[1]["objects"] = {}
+    assert method.objects() == [] and method.spread("psnr", "cat") is None

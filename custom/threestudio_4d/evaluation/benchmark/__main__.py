@@ -103,13 +103,13 @@ def run(args: argparse.Namespace) -> int:
     out = (args.out or Path("outputs", "benchmarks", spec.name)).resolve()
     threads = args.threads or (max(1, (os.cpu_count() or 1) // args.workers) if (args.workers or 1) > 1 else None)
     launcher = find_launcher(args.launcher)
-    jobs = make_jobs(spec, out, launcher, threads)
+    made_with = provenance(launcher.parent)
+    jobs = make_jobs(spec, out, launcher, threads, made_with["commit"])
     if not args.report:
         options = Options(args.workers, args.ray is not None, args.ray or None, args.retry_failed, args.only)
         run_all(jobs, out, options)
     out.mkdir(parents=True, exist_ok=True)
     states = read_states(jobs)
-    made_with = provenance(launcher.parent)
     made_with["command"] = f"python -m threestudio_4d.evaluation.benchmark {shlex.join(args.argv)}"
 
     def say(message: str) -> None:

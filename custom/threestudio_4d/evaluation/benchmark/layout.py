@@ -51,7 +51,7 @@ def markdown_page(content: Mapping[str, Any]) -> str:
     made_with = content["made_with"]
     machine = ", ".join(made_with["gpus"]) or made_with["cpu"]
     lines = [f"# {plain(content['title'])}", "", plain(content["summary"]), ""]
-    lines += [plain(f"{content['date']}, commit {made_with['commit']}, {machine}"), "", "## Means", ""]
+    lines += [plain(f"{content['date']}, commit {', '.join(content['commits'])}, {machine}"), "", "## Means", ""]
     lines += [*_score_table(content["means"]), "", ARROWS, ""]
     lines += [line for note in content["notes"] for line in (plain(note), "")]
     lines += ["## Side by side", ""]
@@ -99,7 +99,8 @@ def plain(value: Any) -> str:
 def _facts(content: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What is known of machine and code, a line each."""
     made_with = content["made_with"]
-    facts = [(key, str(made_with[key])) for key in ("commit", "command", "cpu", "system") if made_with.get(key)]
+    facts = [("commit", ", ".join(content["commits"]))]
+    facts += [(key, str(made_with[key])) for key in ("command", "cpu", "system") if made_with.get(key)]
     facts += [("GPUs", ", ".join(made_with["gpus"]))] if made_with["gpus"] else []
     facts.append(("versions", ", ".join(f"{name} {number}" for name, number in made_with["versions"].items())))
     return facts

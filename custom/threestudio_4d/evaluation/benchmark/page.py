@@ -50,7 +50,7 @@ summary { cursor: pointer; }
 <header>
 <h1>{{ title }}</h1>
 <p>{{ summary }}{% if failures %} <a class="bad" href="#failed">What failed</a>{% endif %}</p>
-<p class="soft">{{ date }}, commit {{ made_with.commit }}, {{ made_with.gpus | join(", ") or made_with.cpu }}</p>
+<p class="soft">{{ date }}, commit {{ commits | join(", ") }}, {{ made_with.gpus | join(", ") or made_with.cpu }}</p>
 </header>
 
 <h2>Means</h2>

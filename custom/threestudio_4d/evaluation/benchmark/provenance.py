@@ -7,6 +7,7 @@ import platform
 import subprocess
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 PACKAGES = ("torch", "pytorch-lightning", "diffusers", "numpy", "opencv-python-headless", "torchmetrics", "ray")
 
@@ -61,7 +62,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def provenance(folder: Path) -> dict[str, object]:
+def provenance(folder: Path) -> dict[str, Any]:
     """All of it as plain values."""
     return {"commit": commit(folder), "cpu": cpu_name(), "gpus": gpu_names(), "system": platform.platform(),
             "versions": versions()}  # fmt: skip

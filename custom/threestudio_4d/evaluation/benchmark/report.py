@@ -37,13 +37,15 @@ def write_report(
 ) -> Path:
     """Write ``report.html`` (returned), ``report.md``, ``results.json``, and the pictures both show, into ``out``."""
     metrics = list(dict.fromkeys(key for m in methods for score in m.scores.values() for key in score["metrics"]))
+    commits = list(dict.fromkeys(commit for job in jobs for commit in states[job.id].commits if commit))
     content: dict[str, Any] = {
         "title": f"Benchmark {spec.name}",
         "date": datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         "summary": _summary(spec, jobs, states),
         "means": _means_table(spec, jobs, states, methods, metrics),
         "tables": [table for key in metrics if (table := _object_table(spec, jobs, states, methods, key))],
-        "notes": _notes(spec, methods, metrics),
+        "notes": _notes(spec, methods, metrics) + _commit_notes(commits),
+        "commits": commits or [made_with["commit"]],
         "charts": _write_svgs(out, "score", _score_charts(spec, methods, metrics)),
         "curves": _write_svgs(out, "loss", _curve_charts(jobs)),
         "comparisons": _write_comparisons(spec, methods, out, say),
@@ -166,6 +168,10 @@ def _notes(spec: Spec, methods: Sequence[Method], metrics: Sequence[str]) -> lis
     return notes
 
 
+def _commit_notes(commits: Sequence[str]) -> list[str]:
+    return ["The runs are not all of the same code: results.json has the commits of each."] if len(commits) > 1 else []
+
+
 def _score_charts(spec: Spec, methods: Sequence[Method], metrics: Sequence[str]) -> dict[str, str]:
     shown = [method for method in methods if method.scores]
     palette = charts.colours([method.kind for method in shown])
@@ -257,7 +263,7 @@ def _run_row(job: Job, state: RunState) -> dict[str, Any]:
     return {
         "id": job.id, "config": job.config, "object": job.object, "seed": job.seed, "status": state.status,
         "seconds": round(state.seconds, 1), "starts": state.starts, "device": state.device, "host": state.host,
-        "exit_code": state.exit_code, "reason": state.reason,
+        "exit_code": state.exit_code, "reason": state.reason, "commits": list(state.commits),
     }  # fmt: skip
 
 

@@ -52,6 +52,7 @@ class Job:
         cwd: working directory of the call.
         settings: what decides about the result; a run is only gone on with if they are still the same.
         threads: CPU threads (``OMP_NUM_THREADS``); None leaves the environment as it is.
+        commit: of the code that runs, for the record.
     """
 
     id: str
@@ -63,11 +64,14 @@ class Job:
     cwd: str
     settings: dict[str, Any] = field(default_factory=dict)
     threads: int | None = None
+    commit: str = ""
 
 
 @dataclass
 class RunState:
-    """What is known of a run; times are seconds since 1970, ``seconds`` the sum over all its starts."""
+    """What is known of a run; times are seconds since 1970, ``seconds`` the sum over all its starts, ``commits`` the
+    different ones of its starts.
+    """
 
     id: str
     status: str = QUEUED
@@ -82,6 +86,7 @@ class RunState:
     log_tail: list[str] = field(default_factory=list)
     device: str = ""
     host: str = ""
+    commits: list[str] = field(default_factory=list)
     pid: int | None = None
 
 
@@ -180,6 +185,7 @@ def execute(
         state.status, state.reason, state.log_tail, state.exit_code = RUNNING, "", [], None
         state.starts, state.started, state.finished = state.starts + 1, time.time(), None
         state.host = socket.gethostname()
+        state.commits = list(dict.fromkeys([*state.commits, job.commit]))
         environment = _environment(job, device)
         state.device = name_device(environment.get("CUDA_VISIBLE_DEVICES", ""))
         with open(folder / LOG_FILE, "ab") as log:

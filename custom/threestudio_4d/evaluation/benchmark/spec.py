@@ -180,7 +180,7 @@ def make_spec(configs: Sequence[str], changes: Changes) -> Spec:
     return reader.spec(changes.apply(content), f"{'-'.join(stems)}-{Path(changes.data or '').resolve().name}")
 
 
-def make_jobs(spec: Spec, out: Path, launcher: Path, threads: int | None = None) -> list[Job]:
+def make_jobs(spec: Spec, out: Path, launcher: Path, threads: int | None = None, commit: str = "") -> list[Job]:
     """All runs, config by config; each has its own folder ``out/runs/<config>/<object>-s<seed>``."""
     jobs = []
     for config in spec.configs:
@@ -198,10 +198,12 @@ def make_jobs(spec: Spec, out: Path, launcher: Path, threads: int | None = None)
                 command += ["use_timestamp=false", f"seed={seed}", setting(spec.data.key, str(clip))]
                 command += settings["overrides"]
                 folder = str(out / "runs" / group / tag)
-                job_id = f"{group}/{tag}"
                 jobs.append(
-                    Job(job_id, config.name, name, seed, folder, tuple(command), str(Path.cwd()), settings, threads)
-                )
+                    Job(
+                        id=f"{group}/{tag}", config=config.name, object=name, seed=seed, folder=folder,
+                        command=tuple(command), cwd=str(Path.cwd()), settings=settings, threads=threads, commit=commit,
+                    )
+                )  # fmt: skip
     return jobs
 
 
