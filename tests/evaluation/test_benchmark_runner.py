@@ -8,12 +8,13 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from bench_maker import Runner, write_data, write_launcher
 
 from threestudio_4d.errors import UserError
 from threestudio_4d.evaluation.benchmark import runs
 from threestudio_4d.evaluation.benchmark.runner import Options, choose, read_states, run_all
-from threestudio_4d.evaluation.benchmark.schedulers import import_ray, run_here
+from threestudio_4d.evaluation.benchmark.schedulers import import_ray, run_here, visible_gpus
 from threestudio_4d.evaluation.benchmark.spec import Changes, make_jobs, make_spec
 
 COMMAND = (
@@ -128,6 +129,19 @@ def test_workers_share_the_devices(bench, monkeypatch):
     assert sorted(seen.values()) == ["4", "GPU-ab"]
     variables = runs._environment(jobs[0], "4")
     assert variables["CUDA_VISIBLE_DEVICES"] == "4" and variables["OMP_NUM_THREADS"] == "3"
+
+
+def test_gpus_are_those_that_are_visible(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for given, expected in ((None, ["0", "1"]), ("", ["0", "1"]), ("3,GPU-ab", ["3", "GPU-ab"])):
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        if given is not None:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+        assert visible_gpus() == expected
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert visible_gpus() == []
+    assert runs.name_device("-1") == "CPU" and runs.name_device("3").startswith("GPU 3")
 
 
 def test_what_breaks_in_the_runner_itself_fails_one_run(bench, monkeypatch):
