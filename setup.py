@@ -29,6 +29,7 @@ INSTALL_REQUIRES = [
     "tensorboard>=2.15",
     "trimesh>=4.0",
     "scikit-image>=0.22",
+    "torchmetrics>=1.4,<2",
     "xatlas>=0.0.9",
     "pygltflib>=1.16",
     "rich>=13.7",
@@ -36,6 +37,8 @@ INSTALL_REQUIRES = [
 
 EXTRAS_REQUIRE = {
     "gpu": ["nerfacc>=0.5.3"],
+    "prepare": ["onnxruntime>=1.17"],
+    "ray": ["ray>=2.30"],
     "dev": ["pytest>=8", "pytest-xdist>=3.5", "pytest-timeout>=2.2", "ruff>=0.9"],
 }
 

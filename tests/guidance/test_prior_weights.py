@@ -83,8 +83,13 @@ def test_a_complete_hub_cache_needs_no_network(project, monkeypatch):
     for part in PARTS:
         (snapshot / part).mkdir(parents=True)
         (snapshot / part / "diffusion_pytorch_model.safetensors").write_bytes(b"")
+    for part in ("scheduler", "tokenizer"):  # parts without weights
+        (snapshot / part).mkdir()
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **kwargs: str(snapshot))
-    assert pw.resolve_prior("owner/name", PARTS).path == snapshot
+    assert pw.resolve_prior("owner/name", (*PARTS, "scheduler", "tokenizer")).path == snapshot
+    with pytest.raises(UserError, match="HF_HUB_OFFLINE"):
+        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+        pw.resolve_prior("owner/name", (*PARTS, "feature_extractor"))
 
 
 def test_a_download_prefers_safetensors_and_takes_pickled_weights_only_where_there_are_none(project, monkeypatch):

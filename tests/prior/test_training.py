@@ -66,6 +66,12 @@ def test_a_second_call_goes_on(tmp_path):
     assert last["step"] == 150 and abs(last["slope"] - 2) < abs(first["slope"] - 2)
 
 
+def test_a_call_with_one_step_left_saves_it(tmp_path):
+    train(Line, config(tmp_path, max_steps=20))
+    train(Line, config(tmp_path, max_steps=21))
+    assert json.loads((tmp_path / "training.json").read_text())["history"][-1]["step"] == 21
+
+
 def test_the_rate_warms_up_and_falls(tmp_path):
     trainer = Trainer(Line, config(tmp_path, learning_rate=1.0, warmup_steps=10, minutes=2.0))
     assert trainer.learning_rate(0.0) == pytest.approx(0.1)

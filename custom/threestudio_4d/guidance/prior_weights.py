@@ -40,9 +40,14 @@ _WHERE_TO_GET = {
         "https://zero123.cs.columbia.edu/assets/zero123-xl.ckpt (15 GB)",
         "load/zero123/zero123-xl.ckpt",
     ),
+    "sd-v2.1-base-4view.pt": (
+        "https://huggingface.co/MVDream/MVDream (the file sd-v2.1-base-4view.pt)",
+        "load/mvdream/sd-v2.1-base-4view.pt",
+    ),
 }
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_WITHOUT_WEIGHTS = ("scheduler", "tokenizer", "feature_extractor")
 _WEIGHT_PATTERNS = ("*.safetensors", "*.bin")
 
 
@@ -151,7 +156,7 @@ def _from_hub(name: str, parts: Sequence[str]) -> Path:
     skip = ["*.fp16.*", "*.non_ema*", "*.ckpt", "*.py"]
     try:
         cached = Path(snapshot_download(name, local_files_only=True))
-        if not _parts_without_weights(cached, parts):
+        if not _incomplete_parts(cached, parts):
             return cached
     except (OSError, ValueError):
         pass  # nothing of it in the cache
@@ -163,7 +168,7 @@ def _from_hub(name: str, parts: Sequence[str]) -> Path:
     try:
         wanted = texts + [f"{prefix}*.safetensors" for prefix in prefixes]
         folder = Path(snapshot_download(name, allow_patterns=wanted, ignore_patterns=skip, etag_timeout=10))
-        pickles = _parts_without_weights(folder, parts)
+        pickles = _incomplete_parts(folder, parts)
         if pickles:  # older exports have .bin files only; the loaders read these with weights_only=True
             wanted = [f"{part}/*.bin" for part in pickles]
             folder = Path(snapshot_download(name, allow_patterns=wanted, ignore_patterns=skip, etag_timeout=10))
@@ -176,13 +181,17 @@ def _from_hub(name: str, parts: Sequence[str]) -> Path:
     return folder
 
 
-def _parts_without_weights(folder: Path, parts: Sequence[str]) -> list[str]:
-    """Parts that ought to hold weights (all but schedulers) and do not."""
+def _incomplete_parts(folder: Path, parts: Sequence[str]) -> list[str]:
+    """Parts that are incomplete: they ought to hold weights and do not, or need none and are missing."""
     return [
         part
         for part in parts
-        if part != "scheduler" and not any(any((folder / part).glob(pattern)) for pattern in _WEIGHT_PATTERNS)
-    ] + [part for part in parts if part == "scheduler" and not (folder / part).is_dir()]
+        if not (
+            (folder / part).is_dir()
+            if part in _WITHOUT_WEIGHTS
+            else any(any((folder / part).glob(pattern)) for pattern in _WEIGHT_PATTERNS)
+        )
+    ]
 
 
 def _possibilities() -> str:

@@ -235,9 +235,10 @@ class Trainer:
             print(f"first step, with compilation: {time.time() - set_up:.1f} s", flush=True)
         start, minutes, next_evaluation = time.time(), self.minutes_before, self.minutes_before
         total, window_step, window_start = torch.zeros((), device=self.device), self.step, time.time()
-        stop = self.step >= config.max_steps
+        stop = False
         while not stop:
-            total += self.train_step(self.learning_rate(minutes))
+            if self.step < config.max_steps:
+                total += self.train_step(self.learning_rate(minutes))
             last = self.step >= config.max_steps
             if self.step % 25 and not last:
                 continue
@@ -246,7 +247,7 @@ class Trainer:
             stop = final or minutes - self.minutes_before >= config.call_minutes
             if minutes < next_evaluation and not stop:
                 continue
-            mean_loss = total.item() / (self.step - window_step)
+            mean_loss = total.item() / max(self.step - window_step, 1)
             if self.rank == 0:
                 samples = (self.step - window_step) * config.batch_size * self.world_size
                 rate = samples / (time.time() - window_start)
