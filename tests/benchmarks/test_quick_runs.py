@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from threestudio_4d.evaluation.novel_views import score_folders
+
 
 def quick_run(repository, folder, script):
     """Run a script as a user does; returns what it printed and its report."""
@@ -69,31 +71,61 @@ def test_mvdream_step(repository, tmp_path):
     assert all(row[part]["ms"] > 0 for row in report["results"] for part in ("encode", "unet", "step"))
 
 
-@pytest.mark.slow
-def test_consistent4d_bench4d(repository, tmp_path):
-    """One object that looks the same from every side, two steps, without interpolator and without prior baseline."""
+@pytest.fixture
+def round_thing(repository, tmp_path):
+    """One object that looks the same from every side."""
     for view in ("ref", "az-75", "az15", "az105", "az195"):
         folder = tmp_path / "data" / "thing" / view
         folder.mkdir(parents=True)
         for frame in range(3):
             shutil.copy(repository / "load" / "demo" / "walker" / f"{frame}.png", folder)
-    output = tmp_path / "report.json"
-    overrides = ["trainer.max_steps=2", "trainer.accelerator=cpu", "trainer.enable_progress_bar=false"]
-    overrides += ["data.height=16", "data.resolution_milestones=[]", "data.batch_size=1", "data.ref_batch_size=1"]
-    overrides += ["data.eval_height=16", "data.eval_width=16", "data.loop=false", "system.eval_frame_size=32"]
-    overrides += ["system.video_fps=0", "system.renderer.num_samples_per_ray=16"]
-    command = [sys.executable, "benchmarks/consistent4d_bench4d.py", str(tmp_path / "data"), "--out", str(output)]
-    command += ["--runs", str(tmp_path / "runs"), "--variants", "no ICL", "--prior", "", "--threads", "1"]
-    variables = dict(os.environ, CUDA_VISIBLE_DEVICES="")
+    return tmp_path / "data"
+
+
+@pytest.mark.slow
+def test_consistent4d_bench4d(repository, tmp_path, round_thing):
+    """The benchmark of the README with one of its configs, two steps, without interpolator."""
+    overrides = ["trainer.max_steps=2", "trainer.accelerator=cpu", "data.height=16", "data.resolution_milestones=[]"]
+    overrides += ["data.batch_size=1", "data.ref_batch_size=1", "data.eval_height=16", "data.eval_width=16"]
+    overrides += ["data.loop=false", "system.eval_frame_size=32", "system.renderer.num_samples_per_ray=16"]
+    command = [
+        sys.executable,
+        "-m",
+        "threestudio_4d.evaluation.benchmark",
+        "benchmarks/specs/consistent4d_bench4d.yaml",
+    ]
+    command += ["--data", str(round_thing), "--out", str(tmp_path / "out"), "--only", "no ICL", "--threads", "1"]
+    command += ["--metrics", "psnr", "iou", "flicker"]
+    paths = os.pathsep.join(str(repository / name) for name in ("custom", "extern"))
+    variables = dict(os.environ, CUDA_VISIBLE_DEVICES="", PYTHONPATH=paths)
     done = subprocess.run(
-        [*command, "--", *overrides], cwd=repository, env=variables, capture_output=True, text=True, timeout=280
+        [*command, *overrides], cwd=repository, env=variables, capture_output=True, text=True, timeout=280
     )
     assert done.returncode == 0, done.stderr
-    report = json.loads(output.read_text())
-    assert list(report) == ["hardware", "torch", "commit", "config", "overrides", "workers", "size", "results"]
-    assert report["overrides"] == overrides
-    assert set(report["results"]) == {"no ICL", "copy", "mirror"}
-    trained, copied = report["results"]["no ICL"]["thing"], report["results"]["copy"]["thing"]
-    assert set(trained) == {"psnr", "iou", "flicker", "seconds"}, trained
-    assert copied == pytest.approx({"psnr": 100, "iou": 1, "flicker": 0})
-    assert "| copy | 100.00 | 1.000 | 0.00 | 100.00 / 1.000 |" in done.stdout
+    report = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert {run["id"]: run["status"] for run in report["runs"]} == {
+        "full/thing-s0": "queued", "no_ICL/thing-s0": "done", "one_level/thing-s0": "queued",
+    }  # fmt: skip
+    means = {name: found["0"]["mean"] for name, found in report["scores"].items() if found}
+    assert set(means) == {"no ICL", "copy", "mirror"} and set(means["no ICL"]) == {"psnr", "iou", "flicker"}
+    assert means["copy"] == pytest.approx({"psnr": 100, "iou": 1, "flicker": 0})
+    assert "| copy | **100.00** | **1.000** | **0.00** | 1 of 1 |" in (tmp_path / "out" / "report.md").read_text()
+
+
+@pytest.mark.slow
+def test_prior_novel_views(repository, tmp_path, round_thing):
+    """What the prior draws has the layout of results."""
+    command = [
+        sys.executable,
+        "benchmarks/prior_novel_views.py",
+        str(round_thing),
+        str(tmp_path / "out"),
+        "--steps",
+        "1",
+    ]
+    variables = dict(os.environ, CUDA_VISIBLE_DEVICES="")
+    done = subprocess.run(command, cwd=repository, env=variables, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    for method in ("sampled", "one_step"):
+        scores = score_folders(tmp_path / "out" / method / "thing", round_thing / "thing")
+        assert scores["psnr"] > 10 and scores["iou"] > 0.3, (method, scores)
