@@ -102,7 +102,7 @@ def random_t2v(device: str | torch.device, quick: bool = False) -> TextToVideoMo
     scheduler = DDIMScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=1
     )
-    return TextToVideoModel(unet, vae, None, scheduler, FRAMES)
+    return TextToVideoModel(unet, vae, scheduler, frames=FRAMES)
 
 
 def build_guidance(

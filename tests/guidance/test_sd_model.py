@@ -9,7 +9,8 @@ from tiny_sd import tiny_sd
 
 from threestudio_4d.errors import UserError
 from threestudio_4d.guidance import score_distillation as sd
-from threestudio_4d.guidance.sd_model import StableDiffusionModel, load_scheduler
+from threestudio_4d.guidance.diffusion_model import load_scheduler
+from threestudio_4d.guidance.sd_model import StableDiffusionModel
 from threestudio_4d.guidance.text import TextConditioner
 
 CODECS = ["pixels", "latents"]

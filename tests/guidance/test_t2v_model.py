@@ -165,11 +165,11 @@ def test_mistakes(tmp_path):
     with pytest.raises(UserError, match="sides divide by 2, got 17x16"):
         model.latent_shape(17, 16)
     with pytest.raises(UserError, match="loaded without its text tower"):
-        TextToVideoModel(model.unet, model.vae, None, model.scheduler).embed(["a fox"])
+        TextToVideoModel(model.unet, model.vae, model.scheduler).embed(["a fox"])
     from tiny_text import tiny_text
 
     with pytest.raises(UserError, match="embeddings of 32 channels, the UNet attends to 16"):
-        TextToVideoModel(model.unet, model.vae, tiny_text(), model.scheduler)
+        TextToVideoModel(model.unet, model.vae, model.scheduler, tiny_text())
     (tmp_path / "zeroscope.ckpt").write_bytes(b"")
     with pytest.raises(UserError, match="read from a folder in diffusers layout"):
         load_t2v(str(tmp_path / "zeroscope.ckpt"))

@@ -57,5 +57,5 @@ def tiny_t2v(codec: str = "pixels", seed: int = 0) -> TextToVideoModel:
     for module in temporal_modules(unet):
         for parameter in module.parameters():
             torch.nn.init.normal_(parameter, std=0.2)
-    model = TextToVideoModel(unet, vae, text, DDIMScheduler(**schedule), FRAMES)
+    model = TextToVideoModel(unet, vae, DDIMScheduler(**schedule), text, FRAMES)
     return model.requires_grad_(False).eval()

@@ -26,12 +26,12 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from ..errors import UserError
 from . import ldm_layout as layout
+from .diffusion_model import load_scheduler
 from .ldm_checkpoint import check_schedule, fill_network, manifest_of
 from .ldm_layout import Source
 from .mvdream_model import CAMERA_DIM, MVDreamModel
 from .network_folder import load_codec, part_folder, without_position_ids
 from .safe_checkpoint import read_state_dict
-from .sd_model import load_scheduler
 from .text import TextConditioner
 
 UNET_CONFIG: dict[str, Any] = {

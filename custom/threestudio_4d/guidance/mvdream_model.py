@@ -22,9 +22,8 @@ from torch import Tensor
 from ..errors import UserError
 from . import score_distillation as sd
 from .codec import PixelUnshuffleCodec
-from .network_folder import load_codec, load_network, part_folder
 from .prior_weights import read_index
-from .sd_model import StableDiffusionModel, load_scheduler
+from .sd_model import StableDiffusionModel
 from .text import TextConditioner
 
 CAMERA_DIM = 16
@@ -171,38 +170,11 @@ class MVDreamModel(StableDiffusionModel):
         return self.decode(latents)
 
     @classmethod
-    def load(
-        cls,
-        folder: str | Path,
-        dtype: torch.dtype | None = None,
-        device: torch.device | str | None = None,
-        text: bool = True,
-    ) -> MVDreamModel:
-        """Load from a folder in diffusers layout. Nothing is left at random: missing or unknown weights are an error.
+    def _settings(cls, folder: Path) -> dict[str, Any]:
+        return {"views": read_index(folder).get("views", VIEWS)}
 
-        Args:
-            folder: holds ``unet``, ``vae``, ``scheduler`` and, for ``text``, ``text_encoder`` and ``tokenizer``, or
-                names the sibling that it shares them with.
-            dtype: precision of all networks; single precision if None.
-            text: load the text tower too.
-
-        Raises:
-            UserError: a part is missing or does not fit.
-        """
-        dtype = dtype or torch.float32
-        model = cls(
-            unet=load_network(UNet2DConditionModel, part_folder(folder, "unet"), dtype),
-            vae=load_codec(part_folder(folder, "vae"), dtype),
-            scheduler=load_scheduler(part_folder(folder, "scheduler")),
-            text=TextConditioner.load(folder, dtype) if text else None,
-            views=read_index(Path(folder)).get("views", VIEWS),
-        )
-        return model.to(device) if device is not None else model
-
-    def _index(self, int8: bool, text_from: str | None) -> dict[str, Any]:
-        index = super()._index(int8, text_from)
-        shared = {"shared": index["shared"]} if "shared" in index else {}
-        return {"_class_name": type(self).__name__, "views": self.views, **shared}
+    def _index(self, int8: bool) -> dict[str, Any]:
+        return {"_class_name": type(self).__name__, "views": self.views}
 
 
 def rescale_std(guided: Tensor, plain: Tensor, views: int, strength: float) -> Tensor:

@@ -7,20 +7,18 @@ Latents are ``[B, C, F, h, w]`` as the network takes them; clips of pictures are
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet3DConditionModel
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import UserError
-from . import score_distillation as sd
 from .codec import PixelUnshuffleCodec, decode_latents, downscale, encode_images, scaling_factor
-from .network_folder import MAX_SHARD_SIZE, load_codec, load_network, part_folder, save_codec, save_network, write_index
+from .diffusion_model import TextModel
 from .prior_weights import read_index, resolve_prior
-from .sd_model import load_scheduler
 from .temporal_convolution import flatten_temporal_convolutions
 from .text import TEXT_PARTS, TextConditioner
 
@@ -41,55 +39,28 @@ def guided(unconditional: Tensor, conditional: Tensor, scale: float, form: CfgFo
     return base + scale * (conditional - unconditional)
 
 
-class TextToVideoModel(nn.Module):
-    """UNet, image codec and text tower of a text-to-video prior.
+class TextToVideoModel(TextModel):
+    """UNet, image codec and text tower of a text-to-video prior; see ``TextModel``. The codec sees single frames.
+
+    ``image_size`` is the side of the square that the UNet's ``sample_size`` names: 256 for ModelScope, 64 built in.
 
     Args:
-        unet: attends to the embeddings of a sentence.
-        vae: image codec; it sees single frames.
-        text: tokenizer and text tower; None where embeddings come from elsewhere.
-        scheduler: defines the noise schedule, what the network predicts, and the steps of the sampler.
         frames: F of the clips that the prior was trained on.
-
-    Raises:
-        UserError: tower and UNet do not belong together.
     """
+
+    unet_class = UNet3DConditionModel
 
     def __init__(
         self,
         unet: UNet3DConditionModel,
         vae: AutoencoderKL | PixelUnshuffleCodec,
-        text: TextConditioner | None,
         scheduler: DDIMScheduler,
+        text: TextConditioner | None = None,
         frames: int = 16,
     ) -> None:
-        super().__init__()
-        if text is not None and text.width != unet.config.cross_attention_dim:
-            raise UserError(
-                f"the text tower gives embeddings of {text.width} channels, the UNet attends to "
-                f"{unet.config.cross_attention_dim}: they belong to different priors"
-            )
+        super().__init__(unet, vae, scheduler, text)
         flatten_temporal_convolutions(unet)
-        self.unet = unet
-        self.vae = vae
-        self.text = text
-        self.scheduler = scheduler
         self.frames = frames
-        self.register_buffer("alphas_cumprod", scheduler.alphas_cumprod.clone().float(), persistent=False)
-
-    @property
-    def prediction_type(self) -> str:
-        """``epsilon`` (published models) or ``v_prediction``."""
-        return self.scheduler.config.prediction_type
-
-    @property
-    def num_train_timesteps(self) -> int:
-        return self.scheduler.config.num_train_timesteps
-
-    @property
-    def image_size(self) -> int:
-        """Side in pixels of the square that the UNet's ``sample_size`` names: 256 for ModelScope, 64 built in."""
-        return self.unet.config.sample_size * downscale(self.vae)
 
     def latent_shape(self, height: int | None = None, width: int | None = None) -> tuple[int, int, int]:
         """(C, h, w) of the latent of a frame; the square of ``image_size`` by default.
@@ -115,16 +86,6 @@ class TextToVideoModel(nn.Module):
         frames = latents.transpose(1, 2).flatten(0, 1) / scaling_factor(self.vae)
         images = torch.cat([decode_latents(self.vae, part) for part in frames.split(chunk_size or len(frames))])
         return images.unflatten(0, (len(latents), latents.shape[2]))
-
-    def embed(self, prompts: Sequence[str]) -> Tensor:
-        """Embeddings [N, L, D] of N sentences.
-
-        Raises:
-            UserError: the prior was loaded without its text tower.
-        """
-        if self.text is None:
-            raise UserError("this prior was loaded without its text tower: embed sentences with a TextConditioner")
-        return self.text.encode(prompts)
 
     # Network ----------------------------------------------------------------------------------------------------------
 
@@ -155,13 +116,6 @@ class TextToVideoModel(nn.Module):
             torch.cat([noisy, noisy]), torch.cat([t, t]), torch.cat([negative, text])
         ).chunk(2)
         return guided(unconditional, conditional, guidance_scale, cfg_form)
-
-    def to_epsilon_and_x0(self, output: Tensor, noisy: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Noise and clean latent that a network output stands for; both [B, C, F, h, w]."""
-        alpha_bar = self.alphas_cumprod[t]
-        if self.prediction_type == "v_prediction":
-            return sd.eps_from_v(noisy, output, alpha_bar), sd.x0_from_v(noisy, output, alpha_bar)
-        return output, sd.x0_from_eps(noisy, output, alpha_bar)
 
     def predict(
         self,
@@ -224,70 +178,15 @@ class TextToVideoModel(nn.Module):
         """Draw clips [B, F, 3, H, W] in [0, 1]; ``options`` are those of ``sample_latents``."""
         return self.decode(self.sample_latents(text, negative, **options), chunk_size)
 
-    # Files ------------------------------------------------------------------------------------------------------------
-
     @classmethod
-    def load(
-        cls,
-        folder: str | Path,
-        dtype: torch.dtype | None = None,
-        device: torch.device | str | None = None,
-        text: bool = True,
-    ) -> TextToVideoModel:
-        """Load from a folder in diffusers layout. Nothing is left at random: missing or unknown weights are an error.
+    def _settings(cls, folder: Path) -> dict[str, Any]:
+        return {"frames": read_index(folder).get("frames", 16)}
 
-        Args:
-            folder: holds ``unet``, ``vae``, ``scheduler``, ``text_encoder`` and ``tokenizer``; the last two may stand
-                in a sibling that its index names.
-            dtype: precision of all networks; single precision if None.
-            text: load the text tower too.
-
-        Raises:
-            UserError: a part is missing or does not fit.
-        """
-        dtype = dtype or torch.float32
-        model = cls(
-            unet=load_network(UNet3DConditionModel, part_folder(folder, "unet"), dtype),
-            vae=load_codec(part_folder(folder, "vae"), dtype),
-            text=TextConditioner.load(folder, dtype) if text else None,
-            scheduler=load_scheduler(part_folder(folder, "scheduler")),
-            frames=read_index(Path(folder)).get("frames", 16),
-        )
-        return model.to(device) if device is not None else model
-
-    def save(
-        self,
-        folder: str | Path,
-        dtype: torch.dtype = torch.float16,
-        max_shard_size: str = MAX_SHARD_SIZE,
-        int8: bool = False,
-        text_from: str | None = None,
-    ) -> None:
-        """Write the folder that ``load`` reads; with an autoencoder and without ``int8`` diffusers reads it too.
-
-        Args:
-            dtype: of the safetensors shards, each of at most ``max_shard_size``.
-            int8: store the UNet in 8 bits (see ``int8_weights``).
-            text_from: name of the sibling prior whose text tower is this one's; it is not written again.
-        """
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        save_network(self.unet, folder / "unet", dtype, max_shard_size, int8)
-        save_codec(self.vae, folder / "vae", dtype, max_shard_size)
-        self.scheduler.save_pretrained(folder / "scheduler")
-        index: dict[str, object] = {"_class_name": "TextToVideoSDPipeline"}
-        for name, part in (("unet", self.unet), ("vae", self.vae), ("scheduler", self.scheduler)):
-            index[name] = ["diffusers", type(part).__name__]
-        if isinstance(self.vae, PixelUnshuffleCodec):
-            index = {"_class_name": "TextToVideoModel"}
-        index["frames"] = self.frames
-        if text_from is not None:
-            index["shared"] = dict.fromkeys(TEXT_PARTS, text_from)
-        elif self.text is not None:
-            self.text.save(folder, dtype, max_shard_size, int8)
-            index["text_encoder"] = ["transformers", type(self.text.text_encoder).__name__]
-            index["tokenizer"] = ["transformers", "CLIPTokenizer"]
-        write_index(folder, index)
+    def _index(self, int8: bool) -> dict[str, Any]:
+        """That of diffusers' pipeline, where it could read the parts."""
+        if int8 or self.text is None or not isinstance(self.vae, AutoencoderKL):
+            return super()._index(int8) | {"frames": self.frames}
+        return {"_class_name": "TextToVideoSDPipeline", "frames": self.frames} | self._pipeline_parts()
 
 
 def load_t2v(name: str, device: torch.device | str = "cpu", text: bool = True) -> TextToVideoModel:

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from transformers import CLIPVisionModelWithProjection
 
 from ..errors import UserError
-from .codec import PixelUnshuffleCodec, decode_latents, downscale, encode_images, scaling_factor
+from .codec import PixelUnshuffleCodec, encode_images
+from .diffusion_model import DiffusionModel, PictureLatents
 from .network_folder import (
     MAX_SHARD_SIZE,
     load_codec,
@@ -81,7 +82,7 @@ def camera_vector(
     )
 
 
-class Zero123Model(nn.Module):
+class Zero123Model(PictureLatents, DiffusionModel):
     """UNet, image codec, image encoder and camera projection of a Zero123 prior.
 
     Args:
@@ -104,44 +105,14 @@ class Zero123Model(nn.Module):
         scheduler: DDIMScheduler,
         condition_tokens: Literal["pooled", "all"] = "pooled",
     ) -> None:
-        super().__init__()
+        super().__init__(unet, vae, scheduler)
         if condition_tokens not in ("pooled", "all"):
             raise UserError(f"condition_tokens must be 'pooled' or 'all', got {condition_tokens!r}")
-        self.unet = unet
-        self.vae = vae
         self.image_encoder = without_position_ids(image_encoder)
         self.camera_projection = camera_projection
-        self.scheduler = scheduler
         self.condition_tokens = condition_tokens
-        self.register_buffer("alphas_cumprod", scheduler.alphas_cumprod.clone().float(), persistent=False)
         self.register_buffer("clip_mean", torch.tensor(CLIP_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("clip_std", torch.tensor(CLIP_STD).view(1, 3, 1, 1), persistent=False)
-
-    @property
-    def prediction_type(self) -> str:
-        """``epsilon`` (published models) or ``v_prediction``."""
-        return self.scheduler.config.prediction_type
-
-    @property
-    def num_train_timesteps(self) -> int:
-        return self.scheduler.config.num_train_timesteps
-
-    @property
-    def image_size(self) -> int:
-        """Side in pixels of the pictures and views that the prior works with."""
-        return self.unet.config.sample_size * downscale(self.vae)
-
-    @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """(C, h, w) of a latent."""
-        size = self.unet.config.sample_size
-        return self.unet.config.out_channels, size, size
-
-    def resize(self, images: Tensor) -> Tensor:
-        """Resize [B, 3, H, W] to the size that the prior works at."""
-        if images.shape[-2:] == (self.image_size, self.image_size):
-            return images
-        return F.interpolate(images, (self.image_size, self.image_size), mode="bilinear", align_corners=False)
 
     def embed_images(self, images: Tensor) -> Tensor:
         """Image embeddings, not normalised: [N, 3, H, W] in [0, 1] -> [N, K, D].
@@ -161,14 +132,6 @@ class Zero123Model(nn.Module):
     def encode_condition(self, images: Tensor) -> Zero123Condition:
         """Encode pictures [N, 3, H, W] in [0, 1] on white. The latent is the posterior mean and is not scaled."""
         return Zero123Condition(self.embed_images(images), encode_images(self.vae, self.resize(images), sample=False))
-
-    def encode(self, images: Tensor, sample: bool = True) -> Tensor:
-        """Images [B, 3, S, S] in [0, 1] at ``image_size`` -> scaled latents [B, C, h, w]."""
-        return encode_images(self.vae, images, sample) * scaling_factor(self.vae)
-
-    def decode(self, latents: Tensor) -> Tensor:
-        """Scaled latents [B, C, h, w] -> images [B, 3, S, S] in [0, 1]."""
-        return decode_latents(self.vae, latents / scaling_factor(self.vae))
 
     def context(self, condition: Zero123Condition, camera: Tensor) -> Tensor:
         """Cross-attention context [B, K, D'] of embeddings [B, K, D] and camera vectors [B, 4]."""
@@ -202,14 +165,6 @@ class Zero123Model(nn.Module):
             torch.cat([torch.zeros_like(camera), camera]),
         ).chunk(2)
         return unconditional + guidance_scale * (conditional - unconditional)
-
-    def to_epsilon_and_x0(self, output: Tensor, noisy: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Noise and clean latent that a network output stands for; both [B, C, h, w]."""
-        alpha = self.alphas_cumprod[t].sqrt().view(-1, 1, 1, 1)
-        sigma = (1 - self.alphas_cumprod[t]).sqrt().view(-1, 1, 1, 1)
-        if self.prediction_type == "v_prediction":
-            return alpha * output + sigma * noisy, alpha * noisy - sigma * output
-        return output, (noisy - sigma * output) / alpha
 
     def predict(
         self, noisy: Tensor, t: Tensor, condition: Zero123Condition, camera: Tensor, guidance_scale: float = 1.0

@@ -48,4 +48,4 @@ def build_t2v_tiny(
         attention_head_dim=HEAD_WIDTH,
         norm_num_groups=16,
     )
-    return TextToVideoModel(unet, PixelUnshuffleCodec(PATCH_SIZE), text, pixel_schedule(), frames)
+    return TextToVideoModel(unet, PixelUnshuffleCodec(PATCH_SIZE), pixel_schedule(), text, frames)
