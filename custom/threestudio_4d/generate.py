@@ -33,8 +33,6 @@ import torch  # noqa: E402
 from diffusers.utils import logging as diffusers_logging  # noqa: E402
 from transformers.utils import logging as transformers_logging  # noqa: E402
 
-from threestudio.utils.video import write_video  # noqa: E402
-
 from . import __version__  # noqa: E402
 from .data.clip import premultiply, resize_premultiplied, unpremultiply  # noqa: E402
 from .data.frame_sources import PICTURES, name_some, open_source  # noqa: E402
@@ -43,12 +41,13 @@ from .data.keying import key_out, plain_background  # noqa: E402
 from .errors import UserError  # noqa: E402
 from .guidance.codec import PixelUnshuffleCodec  # noqa: E402
 from .prepare.background import choose_method, remove_background  # noqa: E402
-from .prepare.folder import complete_folder  # noqa: E402
+from .prepare.folder import check_target, complete_folder  # noqa: E402
 from .prepare.masks import keep_largest  # noqa: E402
 from .prepare.pipeline import to_level  # noqa: E402
 from .prepare.progress import Steps  # noqa: E402
 from .prepare.sheet import checkerboard, over, sheet_columns  # noqa: E402
 from .system.pictures import write_png  # noqa: E402
+from .video_files import write_video  # noqa: E402
 
 RECORD = "generate.json"
 LEAST_SHARE = 0.003  # of the picture that an object covers in every frame
@@ -260,17 +259,6 @@ def contact_sheet(clip: list[np.ndarray]) -> np.ndarray:
     return np.concatenate([np.concatenate(row, axis=1) for row in rows], axis=0)
 
 
-def check_target(out: Path, overwrite: bool) -> None:
-    """Raise a ``UserError`` unless the clip can be written to ``out``; ``overwrite`` replaces an earlier clip only."""
-    if out.exists() and not out.is_dir():
-        raise UserError(f"OUT: {out} is a file. Give a folder for the result.")
-    entries = [entry.name for entry in out.iterdir()] if out.is_dir() else []
-    if entries and not overwrite:
-        raise UserError(f"OUT: {out} is not empty. Give another folder, or --overwrite to replace an earlier result.")
-    if entries and RECORD not in entries:
-        raise UserError(f"OUT: {out} holds no {RECORD}, so --overwrite leaves it alone. Give another folder.")
-
-
 def write_clip(out: Path, clip: list[np.ndarray], request: Request, notes: list[str]) -> None:
     """Write frames, videos, sheet and record; the folder appears when it is complete."""
     pictures = [enlarged(over(frame, 255) if frame.shape[2] == 4 else frame) for frame in clip]
@@ -280,9 +268,9 @@ def write_clip(out: Path, clip: list[np.ndarray], request: Request, notes: list[
         for k, frame in enumerate(clip):
             write_png(str(folder / f"{k}.png"), frame)
         write_png(str(folder / "contact_sheet.png"), contact_sheet(clip))
-        write_video(str(folder / "clip.gif"), pictures, request.fps)
+        write_video(folder / "clip.gif", pictures, request.fps)
         try:
-            write_video(str(folder / "clip.mp4"), pictures, request.fps)
+            write_video(folder / "clip.mp4", pictures, request.fps)
         except UserError as error:  # PyAV is not there; the gif is
             notes.append(str(error))
         (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
@@ -302,7 +290,8 @@ def generate(
     """
     request.check()
     out, notes = Path(out).expanduser(), []
-    check_target(out, overwrite)
+    inputs = [Path(request.source).expanduser()] if is_picture(request.source) else []
+    check_target(out, inputs, overwrite, RECORD)
     with Steps(quiet) as steps:
         draw = clip_from_picture if is_picture(request.source) else clip_from_text
         frames = draw(request, steps)

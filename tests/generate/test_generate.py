@@ -165,10 +165,21 @@ def test_an_earlier_clip_is_replaced_on_demand_and_nothing_else(priors, draws, t
     draws(disc_clip(3))
     assert run(*arguments, "--overwrite") == 0
     assert len(list(out.glob("[0-9]*.png"))) == 3
+    (out / "thesis.txt").write_text("mine")
+    assert run(*arguments, "--overwrite") == 2
+    assert "thesis.txt" in capsys.readouterr().err and (out / "thesis.txt").read_text() == "mine"
     (tmp_path / "photos").mkdir()
-    (tmp_path / "photos" / "summer.jpg").write_bytes(b"x")
+    (tmp_path / "photos" / "1.png").write_bytes(b"x")
     assert run("a fox", tmp_path / "photos", "--overwrite") == 2
-    assert "holds no generate.json" in capsys.readouterr().err and (tmp_path / "photos" / "summer.jpg").exists()
+    assert "no generate.json" in capsys.readouterr().err and (tmp_path / "photos" / "1.png").exists()
+
+
+def test_the_picture_is_never_in_the_folder_that_is_replaced(priors, draws, tmp_path, capsys):
+    draws(disc_clip())
+    out = tmp_path / "out"
+    assert run("a fox", out, "--model", priors["text"]) == 0
+    assert run(out / "0.png", out, "--model", priors["picture"], "--overwrite") == 2
+    assert "holds the input" in capsys.readouterr().err and (out / "4.png").exists()
 
 
 @pytest.mark.parametrize(

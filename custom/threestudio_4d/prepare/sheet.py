@@ -9,6 +9,7 @@ import numpy as np
 
 from ..data.clip import limit_size, resize_premultiplied
 from ..data.framing import Window, cut_window, square_window
+from ..video_files import write_video
 
 COLUMNS = 8
 TILE = 160
@@ -80,20 +81,13 @@ def checkerboard(size: int, cell: int = 10) -> np.ndarray:
 
 def write_preview(path: Path, frames: list[np.ndarray], fps: float) -> None:
     """The clip as an mp4 video: on white, as training sees it, and over a checkerboard. Short clips play repeatedly."""
-    import av
-
     side = min(PREVIEW, len(frames[0])) // 2 * 2
     board = checkerboard(side, 16)
     small = [limit_size(frame, side) for frame in frames]
     pictures = [np.concatenate([over(frame, 255), over(frame, board)], axis=1) for frame in small]
     rate = max(1, min(60, round(fps)))
     pictures = pictures * max(1, round(2 * rate / len(pictures)))
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=rate, options={"crf": "18"})
-        stream.height, stream.width, stream.pix_fmt = side, 2 * side, "yuv420p"
-        for picture in pictures:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(stream.encode(None))
+    write_video(path, pictures, rate)
 
 
 def _enlarged(frame: np.ndarray) -> np.ndarray:

@@ -17,10 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from threestudio.utils.video import write_video
-
 from ..errors import UserError
 from ..guidance.t2v_model import TextToVideoModel, load_t2v
+from ..video_files import write_video
 from .captions import Captions
 from .clip_sampler import ClipSampler
 from .scenes import PosedMeshes, is_validation
@@ -99,7 +98,7 @@ def write_sheet(path: Path, captions: list[str], rows: Tensor) -> None:
     """Write clips [N, K, F, 3, S, S] in [0, 1] as a picture or, by the ending of its name, as a video."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix in (".gif", ".mp4"):
-        write_video(str(path), moving_sheet(captions, rows), MOVING_FPS)
+        write_video(path, moving_sheet(captions, rows), MOVING_FPS)
     else:
         cv2.imwrite(str(path), cv2.cvtColor(still_sheet(captions, rows), cv2.COLOR_RGB2BGR))
 

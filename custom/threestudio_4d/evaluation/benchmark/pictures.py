@@ -6,9 +6,7 @@ Rows are views, columns are clips. A clip with fewer frames is shown at the same
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from fractions import Fraction
 from pathlib import Path
 
 import cv2
@@ -73,7 +71,7 @@ class Comparison:
         return max((len(paths) for views in self.columns.values() for paths in views.values()), default=0)
 
     def frames(self) -> Iterator[np.ndarray]:
-        """All moments, uint8 [H, W, 3]; H and W are even."""
+        """All moments, uint8 [H, W, 3]."""
         return (self.frame(index) for index in range(len(self)))
 
     def frame(self, index: int) -> np.ndarray:
@@ -82,7 +80,7 @@ class Comparison:
         for view in self.views:
             tiles = [self._tile(paths.get(view, []), index) for paths in self.columns.values()]
             rows.append(self._row(tiles, view))
-        return _even(np.concatenate(rows, axis=0))
+        return np.concatenate(rows, axis=0)
 
     def sheet(self) -> np.ndarray:
         """A few moments under each other."""
@@ -109,38 +107,10 @@ class Comparison:
         return _write(blank, places, self.size)
 
 
-def write_mp4(path: Path, frames: Iterable[np.ndarray], fps: float = FPS, crf: int = 20) -> None:
-    """H.264 in yuv420p with its index in front, which every browser plays; complete under its name or not there."""
-    import av
-
-    temporary = path.with_name(f".{path.name}.partial.mp4")
-    try:
-        with av.open(str(temporary), mode="w", options={"movflags": "+faststart"}) as container:
-            stream = None
-            for frame in frames:
-                if stream is None:
-                    stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
-                    stream.height, stream.width, stream.pix_fmt = frame.shape[0], frame.shape[1], "yuv420p"
-                    stream.options = {"crf": str(crf), "preset": "slow"}
-                for packet in stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")):
-                    container.mux(packet)
-            if stream is not None:
-                for packet in stream.encode():
-                    container.mux(packet)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def write_jpeg(path: Path, picture: np.ndarray) -> None:
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "JPEG", quality=88)
     path.write_bytes(buffer.getvalue())
-
-
-def _even(picture: np.ndarray) -> np.ndarray:
-    height, width = picture.shape[:2]
-    return np.pad(picture, ((0, height % 2), (0, width % 2), (0, 0)), constant_values=255)
 
 
 def _write(picture: np.ndarray, texts: Iterable[tuple[int, int, str]], width: int) -> np.ndarray:

@@ -14,6 +14,7 @@ from statistics import mean
 from typing import Any
 
 from ...errors import UserError
+from ...video_files import write_video
 from ..protocols import METRICS
 from . import charts, pictures
 from .layout import html_page, markdown_page
@@ -249,12 +250,10 @@ def _write_comparisons(
         try:
             pictures.write_jpeg(out / sheet, comparison.sheet())
             entry["sheet"] = sheet
-            pictures.write_mp4(out / video, comparison.frames())
+            write_video(out / video, comparison.frames(), pictures.FPS, crf=20, preset="slow")
             entry["video"] = video
         except UserError as error:
             entry["problem"] = str(error)
-        except ImportError as error:
-            entry["problem"] = f"No video: {error} (pip install av)."
         entries.append(entry)
     return entries
 
