@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Optional
 
 import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import nn
 
+from threestudio.models.prompt_processors.base import PromptProcessorOutput
 from threestudio.utils.base import BaseObject
 from threestudio.utils.misc import C
 from threestudio.utils.typing import Float, Int, Tensor
@@ -25,8 +28,8 @@ Predict = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 class DistillationGuidance(BaseObject):
     """Base of the guidances. Values marked "schedule" are numbers or threestudio schedules (``[0, 0.98, 0.25, 5000]``).
 
-    A guidance loads its networks in ``configure``, then calls ``set_noise_schedule``; a step encodes what was rendered
-    and calls ``distil_latents`` with a function that asks the network.
+    A guidance loads its networks in ``configure``, hands them to ``take_model`` and calls ``set_noise_schedule``; a
+    step encodes what was rendered and calls ``distil_latents`` with a function that asks the network.
     """
 
     @dataclass
@@ -45,9 +48,26 @@ class DistillationGuidance(BaseObject):
         half_precision_weights: bool = True
         """Run the network in half precision on a GPU. The CPU always runs single precision."""
         half_dtype: str = "fp16"
-        """``fp16``, or ``bf16``: coarser, and never overflows."""
+        """``fp16`` (as published), or ``bf16``: coarser, and never overflows."""
+        vae_half_precision: bool = False
+        """Encode renders in half precision too; published runs keep the encoder in single precision."""
+        vae_checkpointing: bool = False
+        """Recompute the encoder's activations in the backward pass: about a third more time for much less memory."""
+        sample_posterior: bool = True
+        """Latents of renders are samples of the encoder's posterior (as published); false takes its mean."""
+        max_batch: Optional[int] = None  # noqa: UP045 - OmegaConf 2.3 reads Optional on every Python version
+        """Most samples that the UNet sees at once, conditional and unconditional ones counted; null: all."""
+        compile_unet: bool = False
+        """``torch.compile`` the UNet. Pays on a GPU after some minutes."""
 
     cfg: Config
+
+    def check_counts(self, *names: str) -> None:
+        """Raise a UserError if one of these keys of the config is neither null nor 1 or more."""
+        for name in names:
+            value = getattr(self.cfg, name)
+            if value is not None and value < 1:
+                raise UserError(f"{name} must be 1 or more, or null, got {value}")
 
     def half_dtype(self) -> torch.dtype | None:
         """Precision that the networks are cast to: that of the config on a GPU, None (leave them) elsewhere."""
@@ -56,6 +76,41 @@ class DistillationGuidance(BaseObject):
         if not self.cfg.half_precision_weights or self.device.type != "cuda":
             return None
         return HALF_PRECISION[self.cfg.half_dtype]
+
+    def take_model(self, model: nn.Module) -> nn.Module:
+        """Freeze a model with ``unet`` and ``vae``, and bring it to the device and precision that the config says."""
+        self.check_counts("max_batch")
+        half_dtype = self.half_dtype()
+        if half_dtype is not None:
+            # nn.Module's own cast: that of diffusers warns of modules to keep in float32, of which there are none.
+            for network in (model.unet, *([model.vae] if self.cfg.vae_half_precision else [])):
+                nn.Module.to(network, half_dtype)
+        model = model.to(self.device).requires_grad_(False).eval()
+        if self.cfg.vae_checkpointing and isinstance(model.vae, AutoencoderKL):
+            model.vae.enable_gradient_checkpointing()
+        if self.cfg.compile_unet:
+            if isinstance(model.unet, UNet2DConditionModel):
+                model.unet.to(memory_format=torch.channels_last)
+            model.unet.compile()
+        return model
+
+    def in_parts(
+        self, count: int, ask: Callable[[slice], tuple[Tensor, Tensor]], group: int = 1
+    ) -> tuple[Tensor, Tensor]:
+        """Ask the network about ``count`` samples, at most ``max_batch`` rows at a time, in its own precision.
+
+        Args:
+            ask: samples -> (noise, clean latents) after classifier-free guidance.
+            group: so many consecutive samples always go through together.
+        """
+        step = count
+        if self.cfg.max_batch is not None:
+            passes = 1 if self.guidance_scale == 1 else 2
+            step = max(1, self.cfg.max_batch // (passes * group)) * group
+        with self.single_precision():
+            parts = [ask(slice(start, start + step)) for start in range(0, count, step)]
+        eps, x0 = (torch.cat(part) for part in zip(*parts, strict=True))
+        return eps, x0
 
     def set_noise_schedule(self, alphas_cumprod: Float[Tensor, " T"], prediction_type: sd.PredictionType) -> None:
         """Take the prior's noise schedule, and read the config's schedules for step 0."""
@@ -157,3 +212,53 @@ class DistillationGuidance(BaseObject):
         if distillation.evaluation is not None:
             out["eval"] = distillation.evaluation
         return out
+
+
+class PictureGuidance(DistillationGuidance):
+    """Base of guidances whose ``model`` sees single square pictures (``PictureLatents``)."""
+
+    @property
+    def image_size(self) -> int:
+        """Side in pixels that the prior works at; other sizes are resized to it."""
+        return self.model.image_size
+
+    def encode(self, rgb: Float[Tensor, "B H W 3"]) -> Float[Tensor, "B C h w"]:
+        """Scaled latents of renders in [0, 1], differentiable."""
+        with self.single_precision():
+            images = self.model.resize(rgb.to(self.device, torch.float32).movedim(-1, 1))
+            return self.model.encode(images, sample=self.cfg.sample_posterior).float()
+
+    def _evaluation(self, noisy: Tensor, x0: Tensor, timesteps: Tensor) -> dict[str, Any]:
+        with self.single_precision():
+            pictures = [self.model.decode(latents).movedim(1, -1) for latents in (noisy, x0)]
+        return {
+            "bs": len(noisy),
+            "noise_levels": (timesteps.float() / self.model.num_train_timesteps).tolist(),
+            "imgs_noisy": pictures[0],
+            "imgs_1step": pictures[1],
+        }
+
+
+class PromptedGuidance(DistillationGuidance):
+    """Base of guidances that are told in words what the render shows."""
+
+    @dataclass
+    class Config(DistillationGuidance.Config):
+        view_dependent_prompting: bool = True
+        """Name the view in the prompt, by the camera."""
+
+    cfg: Config
+
+    def embeddings(
+        self,
+        prompt_utils: PromptProcessorOutput,
+        elevation: Float[Tensor, " B"],
+        azimuth: Float[Tensor, " B"],
+        camera_distances: Float[Tensor, " B"],
+    ) -> tuple[Float[Tensor, "B L D"], Float[Tensor, "B L D"]]:
+        """Embeddings of the prompt and of the negative one, for each camera."""
+        both = prompt_utils.get_text_embeddings(
+            elevation, azimuth, camera_distances, self.cfg.view_dependent_prompting
+        )
+        text, negative = both.to(self.device).chunk(2)
+        return text, negative

@@ -101,20 +101,13 @@ class MVDreamGuidance(StableDiffusionGuidance):
         camera: Float[Tensor, "B 16"],
     ) -> tuple[Float[Tensor, "B C h w"], Float[Tensor, "B C h w"]]:
         """Noise and clean latents that the prior sees after guidance, whole groups and ``max_batch`` rows at a time."""
-        views, rows = self.cfg.n_view, len(noisy)
-        if self.cfg.max_batch is not None:
-            passes = 1 if self.guidance_scale == 1 else 2
-            rows = max(1, self.cfg.max_batch // (passes * views)) * views
         std_rescale = self.cfg.recon_std_rescale if self.cfg.recon_loss else 0.0
-        with self.single_precision():
-            parts = [
-                self.model.predict(
-                    noisy[i], timesteps[i], text[i], negative[i], camera[i], self.guidance_scale, std_rescale
-                )
-                for i in (slice(start, start + rows) for start in range(0, len(noisy), rows))
-            ]
-        eps, x0 = (torch.cat(part) for part in zip(*parts, strict=True))
-        return eps, x0
+
+        def ask(i: slice) -> tuple[Tensor, Tensor]:
+            known = (text[i], negative[i], camera[i])
+            return self.model.predict(noisy[i], timesteps[i], *known, self.guidance_scale, std_rescale)
+
+        return self.in_parts(len(noisy), ask, group=self.cfg.n_view)
 
     def conditions(
         self,
@@ -125,10 +118,7 @@ class MVDreamGuidance(StableDiffusionGuidance):
         c2w: Float[Tensor, "B 4 4"],
     ) -> tuple[Float[Tensor, "B L D"], Float[Tensor, "B L D"], Float[Tensor, "B 16"]]:
         """Embeddings of the prompt and of the negative prompt for each view, and the cameras; see ``distill``."""
-        embeddings = prompt_utils.get_text_embeddings(
-            elevation, azimuth, camera_distances, self.cfg.view_dependent_prompting
-        )
-        text, negative = embeddings.to(self.device).chunk(2)
+        text, negative = self.embeddings(prompt_utils, elevation, azimuth, camera_distances)
         return text, negative, camera_condition(c2w.to(self.device, torch.float32))
 
     def distill(

@@ -25,7 +25,6 @@ import threestudio
 from threestudio.utils.misc import C
 from threestudio.utils.typing import Float, Int, Tensor
 
-from ..errors import UserError
 from . import edm
 from .distillation_guidance import DistillationGuidance
 from .score_distillation import ScoreDistillation
@@ -63,35 +62,19 @@ class SVDGuidance(DistillationGuidance):
         """Frames that the encoder sees at once; null: all. Saves memory together with ``vae_checkpointing``."""
         decode_chunk_size: Optional[int] = None  # noqa: UP045
         """Frames that the decoder sees at once, in samples and pictures to look at; null: all."""
-        vae_checkpointing: bool = False
-        """Recompute the encoder's activations, chunk by chunk, in the backward pass: less memory, more time."""
-        vae_half_precision: bool = False
-        """Encode and decode in half precision too; published pipelines keep the autoencoder in single precision."""
-        max_batch: Optional[int] = None  # noqa: UP045
-        """Most clips that the UNet sees at once, conditional and unconditional ones counted; null: all."""
-        compile_unet: bool = False
-        """``torch.compile`` the UNet. Pays on a GPU after some minutes."""
 
     cfg: Config
 
     def configure(self, model: SVDModel | None = None) -> None:
         """Load the prior; ``model`` is used instead of the one that the config names, if given."""
-        half_dtype = self.half_dtype()
-        for name in ("max_batch", "encode_chunk_size", "decode_chunk_size"):
-            value = getattr(self.cfg, name)
-            if value is not None and value < 1:
-                raise UserError(f"{name} must be 1 or more, or null, got {value}")
+        self.check_counts("encode_chunk_size", "decode_chunk_size")
         if model is None:
             threestudio.info(f"Loading the SVD prior {self.cfg.pretrained_model_name_or_path}")
             model = load_svd(self.cfg.pretrained_model_name_or_path)
-        self.model = model.requires_grad_(False).eval()
+        half_dtype = self.half_dtype()
         if half_dtype is not None:
-            # nn.Module's own cast: that of diffusers warns of modules to keep in float32, of which there are none.
-            for network in (model.unet, model.image_encoder, *([model.vae] if self.cfg.vae_half_precision else [])):
-                torch.nn.Module.to(network, half_dtype)
-        self.model.to(self.device)
-        if self.cfg.compile_unet:
-            self.model.unet.compile()
+            torch.nn.Module.to(model.image_encoder, half_dtype)
+        self.model = self.take_model(model)
         side = self.model.image_size
         self.size = (self.cfg.height or side, self.cfg.width or side)
         self.model.latent_shape(*self.size)  # a wrong size is told of now, not at the first step

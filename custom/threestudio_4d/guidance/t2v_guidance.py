@@ -11,14 +11,13 @@ from typing import Any, Optional
 
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL
 
 import threestudio
 from threestudio.models.prompt_processors.base import PromptProcessorOutput
 from threestudio.utils.typing import Float, Int, Tensor
 
 from ..errors import UserError
-from .distillation_guidance import DistillationGuidance
+from .distillation_guidance import PromptedGuidance
 from .score_distillation import ScoreDistillation
 from .t2v_model import CFG_FORMS, TextToVideoModel, load_t2v
 
@@ -45,11 +44,11 @@ def amplify_motion(residual: Float[Tensor, "B C F h w"], scale: float) -> Float[
 
 
 @threestudio.register("t2v-guidance")
-class TextToVideoGuidance(DistillationGuidance):
+class TextToVideoGuidance(PromptedGuidance):
     """Video SDS with ModelScope, ZeroScope or the built-in ``t2v-tiny``."""
 
     @dataclass
-    class Config(DistillationGuidance.Config):
+    class Config(PromptedGuidance.Config):
         pretrained_model_name_or_path: str = "t2v-tiny"
         guidance_scale: Any = 100.0
         cfg_form: str = "standard"
@@ -65,43 +64,21 @@ class TextToVideoGuidance(DistillationGuidance):
         motion_amp_scale: float = 1.0
         """Weight of what the score says of single frames over what it says of their mean; 4D-fy: 30 with VideoCrafter,
         1 with ZeroScope."""
-        view_dependent_prompting: bool = True
-        """Name the view in the prompt, by the camera of the first frame."""
-        vae_half_precision: bool = False
-        """Encode frames in half precision too."""
-        vae_checkpointing: bool = False
-        """Recompute the encoder's activations in the backward pass: about a third more time for much less memory."""
         vae_batch: Optional[int] = None  # noqa: UP045
         """Most frames that the encoder sees at once; null: all."""
-        sample_posterior: bool = True
-        """Latents of frames are samples of the encoder's posterior (as published); false takes its mean."""
-        compile_unet: bool = False
-        """``torch.compile`` the UNet. Pays on a GPU after some minutes."""
 
     cfg: Config
 
     def configure(self, model: TextToVideoModel | None = None) -> None:
         """Load the prior; ``model`` is used instead of the one that the config names, if given."""
-        cfg, half_dtype = self.cfg, self.half_dtype()
+        cfg = self.cfg
         if cfg.cfg_form not in CFG_FORMS:
             raise UserError(f"cfg_form must be one of {', '.join(CFG_FORMS)}, got {cfg.cfg_form!r}")
-        for name in ("num_frames", "frame_grad_budget", "vae_batch"):
-            value = getattr(cfg, name)
-            if value is not None and value < 1:
-                raise UserError(f"{name} must be 1 or more, or null, got {value}")
+        self.check_counts("num_frames", "frame_grad_budget", "vae_batch")
         if model is None:
             threestudio.info(f"Loading the text-to-video prior {cfg.pretrained_model_name_or_path}")
             model = load_t2v(cfg.pretrained_model_name_or_path, text=False)
-        if half_dtype is not None:
-            # nn.Module's own cast: that of diffusers warns of modules to keep in float32, of which there are none.
-            torch.nn.Module.to(model.unet, half_dtype)
-            if cfg.vae_half_precision:
-                torch.nn.Module.to(model.vae, half_dtype)
-        self.model = model.to(self.device).requires_grad_(False).eval()
-        if cfg.vae_checkpointing and isinstance(self.model.vae, AutoencoderKL):
-            self.model.vae.enable_gradient_checkpointing()
-        if cfg.compile_unet:
-            self.model.unet.compile()
+        self.model = self.take_model(model)
         self.frame_size = (cfg.height or self.model.image_size, cfg.width or self.model.image_size)
         self.num_frames = cfg.num_frames or self.model.frames
         self.latent_shape = self.model.latent_shape(*self.frame_size)
@@ -138,21 +115,10 @@ class TextToVideoGuidance(DistillationGuidance):
         negative: Float[Tensor, "B L D"],
     ) -> tuple[Float[Tensor, "B C F h w"], Float[Tensor, "B C F h w"]]:
         """Noise and clean latents that the prior sees in ``noisy`` after guidance."""
-        with self.single_precision():
-            return self.model.predict(noisy, timesteps, text, negative, self.guidance_scale, self.cfg.cfg_form)
-
-    def text_embeddings(
-        self,
-        prompt_utils: PromptProcessorOutput,
-        elevation: Float[Tensor, " B"],
-        azimuth: Float[Tensor, " B"],
-        camera_distances: Float[Tensor, " B"],
-    ) -> tuple[Float[Tensor, "B L D"], Float[Tensor, "B L D"]]:
-        """Embeddings of the prompt and of the negative one, for a camera of each clip."""
-        embeddings = prompt_utils.get_text_embeddings(
-            elevation, azimuth, camera_distances, self.cfg.view_dependent_prompting
+        scale, form = self.guidance_scale, self.cfg.cfg_form
+        return self.in_parts(
+            len(noisy), lambda i: self.model.predict(noisy[i], timesteps[i], text[i], negative[i], scale, form)
         )
-        return embeddings.to(self.device).chunk(2)
 
     def distill(
         self,
@@ -193,7 +159,7 @@ class TextToVideoGuidance(DistillationGuidance):
         cameras = (
             value if len(value) == clips else value[::frames] for value in (elevation, azimuth, camera_distances)
         )
-        text, negative = self.text_embeddings(prompt_utils, *cameras)
+        text, negative = self.embeddings(prompt_utils, *cameras)
         noise = torch.randn_like(latents) if noise is None else noise
         scale = self.cfg.motion_amp_scale
 
@@ -236,7 +202,7 @@ class TextToVideoGuidance(DistillationGuidance):
 
         ``guidance_scale`` is that of the distillation if None, which is often too strong for a sampler.
         """
-        text, negative = self.text_embeddings(prompt_utils, elevation, azimuth, camera_distances)
+        text, negative = self.embeddings(prompt_utils, elevation, azimuth, camera_distances)
         height, width = self.frame_size
         with self.single_precision():
             video = self.model.sample(

@@ -189,8 +189,7 @@ class VSDGuidance(StableDiffusionGuidance, nn.Module):
             NonFiniteScoreError: the score is not finite.
         """
         cameras = (elevation, azimuth, camera_distances)
-        embeddings = prompt_utils.get_text_embeddings(*cameras, self.cfg.view_dependent_prompting).to(self.device)
-        text, negative = embeddings.chunk(2)
+        text, negative = self.embeddings(prompt_utils, *cameras)
         plain = prompt_utils.get_text_embeddings(*cameras, False).to(self.device).chunk(2)[0]
         camera = self.camera(c2w, mvp_mtx)
         latents = self._given_latents(rgb) if rgb_as_latents else self.encode(rgb)

@@ -12,16 +12,14 @@ projection and a zero picture latent; the image embedding is not normalised; w(t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any
 
 import torch
-from diffusers import AutoencoderKL
 
 import threestudio
 from threestudio.utils.typing import Float, Int, Tensor
 
-from ..errors import UserError
-from .distillation_guidance import DistillationGuidance
+from .distillation_guidance import PictureGuidance
 from .prior_weights import ZERO123_PARTS, resolve_prior
 from .score_distillation import ScoreDistillation
 from .zero123_ckpt import load_zero123_checkpoint
@@ -41,11 +39,11 @@ def load_zero123(name: str, device: torch.device | str = "cpu") -> Zero123Model:
 
 
 @threestudio.register("zero123-guidance-t")
-class Zero123GuidanceT(DistillationGuidance):
+class Zero123GuidanceT(PictureGuidance):
     """Score distillation with one condition for every frame of a clip."""
 
     @dataclass
-    class Config(DistillationGuidance.Config):
+    class Config(PictureGuidance.Config):
         pretrained_model_name_or_path: str = "zero123-tiny"
         cond_elevation_deg: float = 0.0
         """Where the camera of the input frames stands."""
@@ -54,45 +52,17 @@ class Zero123GuidanceT(DistillationGuidance):
         min_step_percent: Any = 0.2
         use_same_noise: bool = False
         """Give all levels of a cascade the same noise and timesteps. Published runs draw them afresh for each level."""
-        vae_half_precision: bool = False
-        """Encode renders in half precision too; published runs keep the encoder in single precision."""
-        vae_checkpointing: bool = False
-        """Recompute the encoder's activations in the backward pass: about a third more time for much less memory."""
-        sample_posterior: bool = True
-        """Latents of renders are samples of the encoder's posterior (as published); false takes its mean."""
-        max_batch: Optional[int] = None  # noqa: UP045 - OmegaConf 2.3 reads Optional on every Python version
-        """Most images that the UNet sees at once, conditional and unconditional ones counted; null: all."""
-        compile_unet: bool = False
-        """``torch.compile`` the UNet, channels last. Pays on a GPU after some minutes."""
 
     cfg: Config
 
     def configure(self, model: Zero123Model | None = None) -> None:
         """Load the prior; ``model`` is used instead of the one that the config names, if given."""
-        half_dtype = self.half_dtype()
-        if self.cfg.max_batch is not None and self.cfg.max_batch < 1:
-            raise UserError(f"max_batch must be 1 or more, or null, got {self.cfg.max_batch}")
         if model is None:
             threestudio.info(f"Loading the Zero123 prior {self.cfg.pretrained_model_name_or_path}")
             model = load_zero123(self.cfg.pretrained_model_name_or_path, self.device)
-        self.model = model.to(self.device).requires_grad_(False).eval()
-        if half_dtype is not None:
-            # nn.Module's own cast: that of diffusers warns of modules to keep in float32, of which there are none.
-            torch.nn.Module.to(self.model.unet, half_dtype)
-            if self.cfg.vae_half_precision:
-                torch.nn.Module.to(self.model.vae, half_dtype)
-        if self.cfg.vae_checkpointing and isinstance(self.model.vae, AutoencoderKL):
-            self.model.vae.enable_gradient_checkpointing()
-        if self.cfg.compile_unet:
-            self.model.unet.to(memory_format=torch.channels_last)
-            self.model.unet.compile()
+        self.model = self.take_model(model)
         self.condition: Zero123Condition | None = None
         self.set_noise_schedule(self.model.alphas_cumprod, self.model.prediction_type)
-
-    @property
-    def image_size(self) -> int:
-        """Side in pixels that the prior works at; other sizes are resized to it."""
-        return self.model.image_size
 
     # Conditions -------------------------------------------------------------------------------------------------------
 
@@ -135,12 +105,6 @@ class Zero123GuidanceT(DistillationGuidance):
 
     # Networks ---------------------------------------------------------------------------------------------------------
 
-    def encode(self, rgb: Float[Tensor, "B H W 3"]) -> Float[Tensor, "B C h w"]:
-        """Scaled latents of renders in [0, 1], differentiable."""
-        with self.single_precision():
-            images = self.model.resize(rgb.to(self.device, torch.float32).movedim(-1, 1))
-            return self.model.encode(images, sample=self.cfg.sample_posterior).float()
-
     def predict(
         self,
         noisy: Float[Tensor, "B C h w"],
@@ -149,17 +113,10 @@ class Zero123GuidanceT(DistillationGuidance):
         camera: Float[Tensor, "B 4"],
     ) -> tuple[Float[Tensor, "B C h w"], Float[Tensor, "B C h w"]]:
         """Noise and clean latents that the prior sees in ``noisy`` after guidance, ``max_batch`` rows at a time."""
-        rows = len(noisy)
-        if self.cfg.max_batch is not None:
-            passes = 1 if self.guidance_scale == 1 else 2
-            rows = max(1, self.cfg.max_batch // passes)
-        with self.single_precision():
-            parts = [
-                self.model.predict(noisy[i], timesteps[i], condition[i], camera[i], self.guidance_scale)
-                for i in (slice(start, start + rows) for start in range(0, len(noisy), rows))
-            ]
-        eps, x0 = (torch.cat(part) for part in zip(*parts, strict=True))
-        return eps, x0
+        return self.in_parts(
+            len(noisy),
+            lambda i: self.model.predict(noisy[i], timesteps[i], condition[i], camera[i], self.guidance_scale),
+        )
 
     @torch.no_grad()
     def sample(
@@ -222,16 +179,6 @@ class Zero123GuidanceT(DistillationGuidance):
 
         evaluate = self._evaluation if guidance_eval else None
         return self.distil_latents(latents, predict, timesteps, noise, levels, evaluate)
-
-    def _evaluation(self, noisy: Tensor, x0: Tensor, timesteps: Tensor) -> dict[str, Any]:
-        with self.single_precision():
-            pictures = [self.model.decode(latents).movedim(1, -1) for latents in (noisy, x0)]
-        return {
-            "bs": len(noisy),
-            "noise_levels": (timesteps.float() / self.model.num_train_timesteps).tolist(),
-            "imgs_noisy": pictures[0],
-            "imgs_1step": pictures[1],
-        }
 
     def __call__(
         self,
