@@ -33,12 +33,14 @@ INSTALL_REQUIRES = [
     "xatlas>=0.0.9",
     "pygltflib>=1.16",
     "rich>=13.7",
+    "jinja2>=3.1",
+    "pyyaml>=6",
 ]
 
 EXTRAS_REQUIRE = {
     "gpu": ["nerfacc>=0.5.3"],
     "prepare": ["onnxruntime>=1.17"],
-    "ray": ["ray>=2.30"],
+    "ray": ["ray>=2.40"],
     "dev": ["pytest>=8", "pytest-xdist>=3.5", "pytest-timeout>=2.2", "ruff>=0.9"],
 }
 
