@@ -5,6 +5,7 @@ Import it before ``threestudio`` or ``threestudio_4d``: it puts both on the impo
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -12,7 +13,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,17 @@ def environment(device: torch.device | str) -> dict[str, Any]:
         "python": platform.python_version(),
         "commit": git.stdout.strip() or os.environ.get("BENCHMARK_COMMIT", "unknown"),
     }
+
+
+@dataclass
+class Case:
+    """One thing to time: entries of the report that describe it, and the function that builds its named parts.
+
+    The networks live in what ``build`` returns, and go when that goes.
+    """
+
+    row: dict[str, Any]
+    build: Callable[[], dict[str, Callable[[], None]]]
 
 
 def measure(
@@ -72,6 +85,55 @@ def measure(
         "peak_gib": peak / 2**30,
         "added_gib": (peak - held) / 2**30,
     }
+
+
+def benchmark_guidance(
+    description: str | None,
+    networks: str,
+    variants: Sequence[str],
+    default: Sequence[str],
+    cases: Callable[[str, torch.device, bool], Iterator[Case]],
+    repeats: int = 20,
+    warmup: int = 5,
+    head: dict[str, Any] | None = None,
+) -> None:
+    """The command line of a script that times a guidance at the published size.
+
+    Args:
+        description: of the script.
+        networks: what is timed, for the report.
+        variants: names to choose from; ``default``: those that run if none is named.
+        cases: ``(variant, device, quick) -> cases``; ``quick`` asks for toy networks.
+        head: more entries of the report's head.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--quick", action="store_true", help="toy networks and few repeats, to see that it runs")
+    parser.add_argument("--variants", nargs="+", choices=list(variants), default=list(default))
+    parser.add_argument("--repeats", type=int, default=repeats)
+    parser.add_argument("--output", type=Path, help="write the numbers as JSON here too")
+    arguments = parser.parse_args()
+    device = torch.device(arguments.device)
+    timing = {"repeats": 1, "warmup": 1} if arguments.quick else {"repeats": arguments.repeats, "warmup": warmup}
+    results: list[dict[str, Any]] = []
+    for variant in arguments.variants:
+        for case in cases(variant, device, arguments.quick):
+            row = {"variant": variant, **case.row}
+            try:
+                numbers = {name: measure(part, device, **timing) for name, part in case.build().items()}
+                cells = ", ".join(
+                    f"{name} {number['ms']:.1f} ms" + (f" {number['peak_gib']:.1f} GiB" if "peak_gib" in number else "")
+                    for name, number in numbers.items()
+                )
+            except torch.cuda.OutOfMemoryError:
+                numbers, cells = {"out_of_memory": True}, "out of memory"
+            results.append({**row, **numbers})
+            print(f"{variant}: {', '.join(f'{key} {value}' for key, value in case.row.items())}: {cells}", flush=True)
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
+    if arguments.output is not None:
+        named = "toy" if arguments.quick else f"{networks}, random weights"
+        write_report({**environment(device), "networks": named, **(head or {}), "results": results}, arguments.output)
 
 
 def write_report(report: dict[str, Any], path: Path) -> None:

@@ -16,13 +16,11 @@ gradients). Encoders run in single precision, UNets in half precision on a GPU.
 ``build_mvdream_guidance``, ``build_vsd_guidance`` and ``random_views`` are made to be imported by other scripts.
 """
 
-import argparse
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from common import environment, measure, write_report
+from common import Case, benchmark_guidance
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 
 from threestudio.utils.misc import set_device
@@ -134,37 +132,20 @@ def parts(guidance: MVDreamGuidance | VSDGuidance, batch: dict[str, Any]) -> dic
     return {function.__name__: function for function in (encode, unet, step)}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--quick", action="store_true", help="toy networks and few repeats, to see that it runs")
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=["mvdream", "vsd", "vsd two UNets"])
-    parser.add_argument("--repeats", type=int, default=20)
-    parser.add_argument("--output", type=Path, help="write the numbers as JSON here too")
-    arguments = parser.parse_args()
-    device, quick = torch.device(arguments.device), arguments.quick
-    timing = {"repeats": 2, "warmup": 1} if quick else {"repeats": arguments.repeats}
-    report: dict[str, Any] = {
-        **environment(device),
-        "networks": "toy" if quick else "Stable Diffusion 2.1 at the published size, random weights",
-        "results": [],
-    }
-    for variant in arguments.variants:
+def cases(variant: str, device: torch.device, quick: bool) -> Iterator[Case]:
+    count = 4 if variant.startswith("mvdream") else 1
+
+    def build_parts() -> dict[str, Callable[[], None]]:
         guidance = build(variant, device, quick)
-        count = 4 if isinstance(guidance, MVDreamGuidance) else 1
-        batch = random_views(count, guidance.image_size, device, guidance.model.unet.config.cross_attention_dim)
-        numbers = {name: measure(function, device, **timing) for name, function in parts(guidance, batch).items()}
-        report["results"].append({"variant": variant, "views": count, "size": guidance.image_size, **numbers})
-        cells = ", ".join(
-            f"{name} {number['ms']:.1f} ms" + (f" {number['peak_gib']:.1f} GiB" if "peak_gib" in number else "")
-            for name, number in numbers.items()
-        )
-        print(f"{variant}: {count} x {guidance.image_size}²: {cells}", flush=True)
-        del guidance, batch
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
-    if arguments.output is not None:
-        write_report(report, arguments.output)
+        width = guidance.model.unet.config.cross_attention_dim
+        return parts(guidance, random_views(count, guidance.image_size, device, width))
+
+    yield Case({"views": count}, build_parts)
+
+
+def main() -> None:
+    default = ["mvdream", "vsd", "vsd two UNets"]
+    benchmark_guidance(__doc__, "Stable Diffusion 2.1 at the published size", VARIANTS, default, cases)
 
 
 if __name__ == "__main__":

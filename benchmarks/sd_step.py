@@ -1,7 +1,7 @@
 """Time and peak memory of guidance by Stable Diffusion at the published size, with random weights.
 
     python benchmarks/sd_step.py --output sd_step.json
-    python benchmarks/sd_step.py --guidance sd-guidance --variants published compiled
+    python benchmarks/sd_step.py --variants published compiled
     python benchmarks/sd_step.py --device cpu --quick
 
 The networks are those of Stable Diffusion 2.1-base (a UNet of 866 M parameters that attends to 77 x 1024 embeddings, an
@@ -15,14 +15,12 @@ median of repeated runs after warm-up, timed by CUDA events on a GPU:
 ``random_stable_diffusion``, ``random_prompt`` and ``random_views`` are made to be imported by other scripts.
 """
 
-import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from common import environment, measure, write_report
+from common import Case, benchmark_guidance
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 
 import threestudio
@@ -32,8 +30,6 @@ from threestudio_4d.guidance.sd_model import StableDiffusionModel
 
 IMAGES = (1, 4)
 RENDER_SIZE = 512
-GUIDANCES = ("sd-guidance",)
-
 VARIANTS: dict[str, dict[str, Any]] = {
     "published": {},
     "checkpointing": {"vae_checkpointing": True},
@@ -125,7 +121,7 @@ def build_guidance(name: str, device: str | torch.device, quick: bool = False, *
     return threestudio.find(name)({"guidance_scale": 100.0, **cfg}, model)
 
 
-def benchmark_parts(guidance: Any, images: int, size: int, **timing: int) -> dict[str, dict[str, float]]:
+def parts(guidance: Any, images: int, size: int) -> dict[str, Callable[[], None]]:
     """``encode``, ``unet`` and ``step`` for that many renders of ``size`` x ``size``."""
     device = guidance.device
     batch = random_views(images, size, device)
@@ -147,46 +143,22 @@ def benchmark_parts(guidance: Any, images: int, size: int, **timing: int) -> dic
         out = guidance(prompt_utils=prompt, **batch)
         sum(value for key, value in out.items() if key.startswith("loss_")).backward()
 
-    parts: tuple[Callable[[], None], ...] = (encode, unet, step)
-    return {function.__name__: measure(function, device, **timing) for function in parts}
+    return {function.__name__: function for function in (encode, unet, step)}
+
+
+def cases(variant: str, device: torch.device, quick: bool) -> Iterator[Case]:
+    size = 16 if quick else RENDER_SIZE
+    for images in IMAGES:
+
+        def build(images: int = images) -> dict[str, Callable[[], None]]:
+            return parts(build_guidance("sd-guidance", device, quick, **VARIANTS[variant]), images, size)
+
+        yield Case({"images": images, "render": size}, build)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--quick", action="store_true", help="toy networks and few repeats, to see that it runs")
-    parser.add_argument("--guidance", nargs="+", choices=GUIDANCES, default=list(GUIDANCES))
-    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=["published", "half_encoder"])
-    parser.add_argument("--repeats", type=int, default=20)
-    parser.add_argument("--output", type=Path, help="write the numbers as JSON here too")
-    arguments = parser.parse_args()
-    device = torch.device(arguments.device)
-    timing = {"repeats": 2, "warmup": 1} if arguments.quick else {"repeats": arguments.repeats}
-    size = 16 if arguments.quick else RENDER_SIZE
-
-    report: dict[str, Any] = {
-        **environment(device),
-        "networks": "toy" if arguments.quick else "Stable Diffusion 2.1-base, random weights",
-        "results": [],
-    }
-    for name in arguments.guidance:
-        for variant in arguments.variants:
-            guidance = build_guidance(name, device, arguments.quick, **VARIANTS[variant])
-            for images in IMAGES:
-                parts = benchmark_parts(guidance, images, size, **timing)
-                row = {"guidance": name, "variant": variant, "images": images, "render": size}
-                report["results"].append({**row, **parts})
-                cells = ", ".join(
-                    f"{part} {numbers['ms']:.1f} ms"
-                    + (f" {numbers['peak_gib']:.1f} GiB" if "peak_gib" in numbers else "")
-                    for part, numbers in parts.items()
-                )
-                print(f"{name}, {variant}: {images} x {size}²: {cells}", flush=True)
-            del guidance
-            if device.type == "cuda":
-                torch.cuda.empty_cache()
-    if arguments.output is not None:
-        write_report(report, arguments.output)
+    default = ["published", "half_encoder"]
+    benchmark_guidance(__doc__, "Stable Diffusion 2.1-base", list(VARIANTS), default, cases)
 
 
 if __name__ == "__main__":

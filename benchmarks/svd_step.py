@@ -13,12 +13,11 @@ events on a GPU:
 ``random_svd`` and ``build_guidance`` are made to be imported by other scripts.
 """
 
-import argparse
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from common import environment, measure, write_report
+from common import Case, benchmark_guidance
 from diffusers import AutoencoderKLTemporalDecoder, EulerDiscreteScheduler, UNetSpatioTemporalConditionModel
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
@@ -134,7 +133,7 @@ def build_guidance(device: str | torch.device, height: int, width: int, quick: b
     return guidance
 
 
-def benchmark_parts(guidance: SVDGuidance, **timing: int) -> dict[str, dict[str, float]]:
+def parts(guidance: SVDGuidance) -> dict[str, Callable[[], None]]:
     """``encode``, ``unet`` and ``step`` for one clip."""
     device, (height, width) = guidance.device, guidance.size
     rgb = torch.rand(FRAMES, height, width, 3, device=device).requires_grad_()
@@ -154,51 +153,22 @@ def benchmark_parts(guidance: SVDGuidance, **timing: int) -> dict[str, dict[str,
         rgb.grad = None
         guidance(rgb)["loss_sds"].backward()
 
-    return {function.__name__: measure(function, device, **timing) for function in (encode, unet, step)}
+    return {function.__name__: function for function in (encode, unet, step)}
+
+
+def cases(variant: str, device: torch.device, quick: bool) -> Iterator[Case]:
+    for height, width in [(16, 16), (16, 24)] if quick else SIZES:
+
+        def build(height: int = height, width: int = width) -> dict[str, Callable[[], None]]:
+            return parts(build_guidance(device, height, width, quick, **VARIANTS[variant]))
+
+        yield Case({"height": height, "width": width}, build)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--quick", action="store_true", help="toy networks and few repeats, to see that it runs")
-    parser.add_argument(
-        "--variants", nargs="+", choices=list(VARIANTS), default=["published", "half_encoder", "low_memory"]
-    )
-    parser.add_argument("--repeats", type=int, default=10)
-    parser.add_argument("--output", type=Path, help="write the numbers as JSON here too")
-    arguments = parser.parse_args()
-    device = torch.device(arguments.device)
-    timing = {"repeats": 1, "warmup": 1} if arguments.quick else {"repeats": arguments.repeats, "warmup": 3}
-    sizes = [(16, 16), (16, 24)] if arguments.quick else SIZES
-
-    report: dict[str, Any] = {
-        **environment(device),
-        "networks": "toy" if arguments.quick else "SVD at the published size, random weights",
-        "frames": FRAMES,
-        "results": [],
-    }
-    for variant in arguments.variants:
-        for height, width in sizes:
-            guidance = build_guidance(device, height, width, arguments.quick, **VARIANTS[variant])
-            row: dict[str, Any] = {"variant": variant, "height": height, "width": width}
-            try:
-                parts = benchmark_parts(guidance, **timing)
-            except torch.cuda.OutOfMemoryError:
-                report["results"].append({**row, "out_of_memory": True})
-                print(f"{variant}: {FRAMES} frames of {height} x {width}: out of memory", flush=True)
-            else:
-                report["results"].append({**row, **parts})
-                cells = ", ".join(
-                    f"{name} {numbers['ms']:.0f} ms"
-                    + (f" {numbers['peak_gib']:.1f} GiB" if "peak_gib" in numbers else "")
-                    for name, numbers in parts.items()
-                )
-                print(f"{variant}: {FRAMES} frames of {height} x {width}: {cells}", flush=True)
-            del guidance
-            if device.type == "cuda":
-                torch.cuda.empty_cache()
-    if arguments.output is not None:
-        write_report(report, arguments.output)
+    default = ["published", "half_encoder", "low_memory"]
+    networks, head = "SVD at the published size", {"frames": FRAMES}
+    benchmark_guidance(__doc__, networks, list(VARIANTS), default, cases, repeats=10, warmup=3, head=head)
 
 
 if __name__ == "__main__":

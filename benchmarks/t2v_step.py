@@ -15,12 +15,11 @@ The variants ``budget_4`` and ``budget_1`` encode only so many random frames wit
 ``random_t2v`` and ``build_guidance`` are made to be imported by other scripts.
 """
 
-import argparse
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from common import environment, measure, write_report
+from common import Case, benchmark_guidance
 from diffusers import AutoencoderKL, DDIMScheduler, UNet3DConditionModel
 
 from threestudio.utils.misc import set_device
@@ -119,7 +118,7 @@ def build_guidance(
     return TextToVideoGuidance({"height": height, "width": width, **cfg}, random_t2v(device, quick))
 
 
-def benchmark_parts(guidance: TextToVideoGuidance, **timing: int) -> dict[str, dict[str, float]]:
+def parts(guidance: TextToVideoGuidance) -> dict[str, Callable[[], None]]:
     """``encode``, ``unet`` and ``step`` for one clip."""
     device, (height, width) = guidance.device, guidance.frame_size
     prompt = RandomPrompt(guidance.model.unet.config.cross_attention_dim, device)
@@ -135,59 +134,28 @@ def benchmark_parts(guidance: TextToVideoGuidance, **timing: int) -> dict[str, d
 
     def unet() -> None:
         with torch.no_grad():
-            guidance.predict(noisy, timesteps, *guidance.text_embeddings(prompt, *camera))
+            guidance.predict(noisy, timesteps, *guidance.embeddings(prompt, *camera))
 
     def step() -> None:
         rgb.grad = None
         guidance(rgb, prompt, *camera)["loss_sds"].backward()
 
-    return {function.__name__: measure(function, device, **timing) for function in (encode, unet, step)}
+    return {function.__name__: function for function in (encode, unet, step)}
+
+
+def cases(variant: str, device: torch.device, quick: bool) -> Iterator[Case]:
+    for height, width in [(16, 16), (16, 24)] if quick else SIZES:
+
+        def build(height: int = height, width: int = width) -> dict[str, Callable[[], None]]:
+            return parts(build_guidance(device, height, width, quick, **VARIANTS[variant]))
+
+        yield Case({"height": height, "width": width}, build)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--quick", action="store_true", help="toy networks and few repeats, to see that it runs")
-    parser.add_argument(
-        "--variants", nargs="+", choices=list(VARIANTS),
-        default=["published", "budget_4", "budget_1", "half_encoder", "half_encoder_budget_4", "checkpointing"],
-    )  # fmt: skip
-    parser.add_argument("--repeats", type=int, default=10)
-    parser.add_argument("--output", type=Path, help="write the numbers as JSON here too")
-    arguments = parser.parse_args()
-    device = torch.device(arguments.device)
-    timing = {"repeats": 1, "warmup": 1} if arguments.quick else {"repeats": arguments.repeats, "warmup": 3}
-    sizes = [(16, 16), (16, 24)] if arguments.quick else SIZES
-
-    report: dict[str, Any] = {
-        **environment(device),
-        "networks": "toy" if arguments.quick else "ModelScope at the published size, random weights",
-        "frames": FRAMES,
-        "results": [],
-    }
-    for variant in arguments.variants:
-        for height, width in sizes:
-            guidance = build_guidance(device, height, width, arguments.quick, **VARIANTS[variant])
-            report["parameters"] = sum(p.numel() for p in guidance.model.unet.parameters())
-            row: dict[str, Any] = {"variant": variant, "height": height, "width": width}
-            try:
-                parts = benchmark_parts(guidance, **timing)
-            except torch.cuda.OutOfMemoryError:
-                report["results"].append({**row, "out_of_memory": True})
-                print(f"{variant}: {FRAMES} frames of {height} x {width}: out of memory", flush=True)
-            else:
-                report["results"].append({**row, **parts})
-                cells = ", ".join(
-                    f"{name} {numbers['ms']:.0f} ms"
-                    + (f" {numbers['peak_gib']:.1f} GiB" if "peak_gib" in numbers else "")
-                    for name, numbers in parts.items()
-                )
-                print(f"{variant}: {FRAMES} frames of {height} x {width}: {cells}", flush=True)
-            del guidance
-            if device.type == "cuda":
-                torch.cuda.empty_cache()
-    if arguments.output is not None:
-        write_report(report, arguments.output)
+    default = ["published", "budget_4", "budget_1", "half_encoder", "half_encoder_budget_4", "checkpointing"]
+    networks, head = "ModelScope at the published size", {"frames": FRAMES}
+    benchmark_guidance(__doc__, networks, list(VARIANTS), default, cases, repeats=10, warmup=3, head=head)
 
 
 if __name__ == "__main__":

@@ -13,12 +13,11 @@ median of repeated runs after warm-up, timed by CUDA events on a GPU:
 ``random_zero123``, ``build_guidance`` and ``random_views`` are made to be imported by other scripts.
 """
 
-import argparse
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from common import environment, measure, write_report
+from common import Case, benchmark_guidance
 
 from threestudio.utils.misc import set_device
 from threestudio_4d.guidance.zero123_ckpt import build_zero123
@@ -96,7 +95,7 @@ def random_views(images: int, size: int, device: str | torch.device, frames: int
     }
 
 
-def benchmark_parts(guidance: Zero123GuidanceT, images: int, size: int, **timing: int) -> dict[str, dict[str, float]]:
+def parts(guidance: Zero123GuidanceT, images: int, size: int) -> dict[str, Callable[[], None]]:
     """``encode``, ``unet`` and ``step`` for that many renders of ``size`` x ``size``."""
     device = guidance.device
     batch = random_views(images, size, device)
@@ -117,41 +116,22 @@ def benchmark_parts(guidance: Zero123GuidanceT, images: int, size: int, **timing
         batch["rgb"].grad = None
         guidance.distill(**batch, levels=LEVELS).level_losses().sum().backward()
 
-    return {function.__name__: measure(function, device, **timing) for function in (encode, unet, step)}
+    return {function.__name__: function for function in (encode, unet, step)}
+
+
+def cases(variant: str, device: torch.device, quick: bool) -> Iterator[Case]:
+    for views, size in RENDER_SIZES.items():
+        size = size // 8 if quick else size
+
+        def build(views: int = views, size: int = size) -> dict[str, Callable[[], None]]:
+            return parts(build_guidance(device, quick, **VARIANTS[variant]), LEVELS * views, size)
+
+        yield Case({"levels": LEVELS, "views": views, "render": size}, build)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--quick", action="store_true", help="toy networks and few repeats, to see that it runs")
-    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=["published", "half_encoder"])
-    parser.add_argument("--repeats", type=int, default=20)
-    parser.add_argument("--output", type=Path, help="write the numbers as JSON here too")
-    arguments = parser.parse_args()
-    device = torch.device(arguments.device)
-    timing = {"repeats": 2, "warmup": 1} if arguments.quick else {"repeats": arguments.repeats}
-
-    report: dict[str, Any] = {
-        **environment(device),
-        "networks": "toy" if arguments.quick else "Zero123 at the published size, random weights",
-        "results": [],
-    }
-    for variant in arguments.variants:
-        guidance = build_guidance(device, arguments.quick, **VARIANTS[variant])
-        for n_views, size in RENDER_SIZES.items():
-            size = size // 8 if arguments.quick else size
-            parts = benchmark_parts(guidance, LEVELS * n_views, size, **timing)
-            report["results"].append({"variant": variant, "levels": LEVELS, "views": n_views, "render": size, **parts})
-            cells = ", ".join(
-                f"{name} {numbers['ms']:.1f} ms" + (f" {numbers['peak_gib']:.1f} GiB" if "peak_gib" in numbers else "")
-                for name, numbers in parts.items()
-            )
-            print(f"{variant}: {LEVELS} levels x {n_views} views of {size}²: {cells}", flush=True)
-        del guidance
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
-    if arguments.output is not None:
-        write_report(report, arguments.output)
+    default = ["published", "half_encoder"]
+    benchmark_guidance(__doc__, "Zero123 at the published size", list(VARIANTS), default, cases)
 
 
 if __name__ == "__main__":

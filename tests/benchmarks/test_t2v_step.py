@@ -15,7 +15,7 @@ def test_quick_run(repository, tmp_path):
     done = subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
     report = json.loads(output.read_text())
-    assert {"hardware", "torch", "commit", "parameters"} <= set(report) and report["frames"] == 16
+    assert {"hardware", "torch", "commit"} <= set(report) and report["frames"] == 16
     assert [(row["variant"], row["width"]) for row in report["results"]] == [
         ("published", 16), ("published", 24), ("budget_4", 16), ("budget_4", 24),
     ]  # fmt: skip

@@ -19,7 +19,7 @@ def script(repository, monkeypatch):
 
 def test_quick_run(script, tmp_path, monkeypatch, capsys):
     output = tmp_path / "numbers.json"
-    options = ["--device", "cpu", "--quick", "--guidance", "sd-guidance", "--variants", "published", "checkpointing"]
+    options = ["--device", "cpu", "--quick", "--variants", "published", "checkpointing"]
     monkeypatch.setattr(sys, "argv", ["sd_step.py", *options, "--output", str(output)])
     script.main()
     results = json.loads(output.read_text())["results"]
@@ -30,4 +30,4 @@ def test_quick_run(script, tmp_path, monkeypatch, capsys):
         ("checkpointing", 4),
     ]
     assert all(r[part]["ms"] > 0 for r in results for part in ("encode", "unet", "step"))
-    assert "sd-guidance, published: 4 x 16²: encode" in capsys.readouterr().out
+    assert "published: images 4, render 16: encode" in capsys.readouterr().out

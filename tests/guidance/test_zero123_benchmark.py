@@ -30,4 +30,4 @@ def test_quick_run(script, tmp_path, monkeypatch, capsys):
         ("checkpointing", 4),
     ]
     assert all(r[part]["ms"] > 0 for r in results for part in ("encode", "unet", "step"))
-    assert "published: 2 levels x 4 views of 8²: encode" in capsys.readouterr().out
+    assert "published: levels 2, views 4, render 8: encode" in capsys.readouterr().out
