@@ -24,7 +24,7 @@ from common import Case, benchmark_guidance
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 
 from threestudio.utils.misc import set_device
-from threestudio_4d.guidance import mvdream_ckpt
+from threestudio_4d.guidance import ldm_layout, mvdream_ckpt
 from threestudio_4d.guidance.mvdream_guidance import MVDreamGuidance
 from threestudio_4d.guidance.sd_model import StableDiffusionModel
 from threestudio_4d.guidance.vsd_guidance import VSDGuidance
@@ -86,8 +86,8 @@ def random_stable_diffusion(device: torch.device, quick: bool = False) -> Stable
     with torch.device(device):
         return StableDiffusionModel(
             UNet2DConditionModel(**unet),
-            AutoencoderKL(**{**mvdream_ckpt.VAE_CONFIG, **(QUICK_VAE if quick else {})}),
-            DDIMScheduler(**mvdream_ckpt.SCHEDULER_CONFIG),
+            AutoencoderKL(**{**ldm_layout.VAE_CONFIG, **(QUICK_VAE if quick else {})}),
+            DDIMScheduler(**ldm_layout.SCHEDULER_CONFIG),
         ).eval()
 
 

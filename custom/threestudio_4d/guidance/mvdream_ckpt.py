@@ -48,15 +48,6 @@ UNET_CONFIG: dict[str, Any] = {
     "class_embed_type": "projection",
     "projection_class_embeddings_input_dim": CAMERA_DIM,
 }
-VAE_CONFIG: dict[str, Any] = {
-    "block_out_channels": (128, 256, 512, 512),
-    "down_block_types": ("DownEncoderBlock2D",) * 4,
-    "up_block_types": ("UpDecoderBlock2D",) * 4,
-    "layers_per_block": 2,
-    "latent_channels": 4,
-    "scaling_factor": 0.18215,
-    "sample_size": 256,
-}
 TEXT_CONFIG: dict[str, Any] = {
     "vocab_size": 49408,
     "hidden_size": 1024,
@@ -69,16 +60,6 @@ TEXT_CONFIG: dict[str, Any] = {
     "eos_token_id": 49407,
     "pad_token_id": 0,
 }
-SCHEDULER_CONFIG: dict[str, Any] = {
-    "num_train_timesteps": 1000,
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "prediction_type": "epsilon",
-    "clip_sample": False,
-    "set_alpha_to_one": False,
-    "steps_offset": 1,
-}
 KIND = "MVDream"
 ORIGINAL_UNET_CLASS = "MultiViewUNetModel"
 
@@ -89,15 +70,15 @@ def build_mvdream(
     """An MVDream of the published architecture, without text tower; weights are random.
 
     Args:
-        unet, vae: entries that override ``UNET_CONFIG`` and ``VAE_CONFIG``.
+        unet, vae: entries that override ``UNET_CONFIG`` and ``ldm_layout.VAE_CONFIG``.
         empty: give the parameters no storage (meta device); buffers are real.
     """
 
     def build() -> MVDreamModel:
         return MVDreamModel(
             unet=UNet2DConditionModel(**{**UNET_CONFIG, **(unet or {})}),
-            vae=AutoencoderKL(**{**VAE_CONFIG, **(vae or {})}),
-            scheduler=DDIMScheduler(**SCHEDULER_CONFIG),
+            vae=AutoencoderKL(**{**layout.VAE_CONFIG, **(vae or {})}),
+            scheduler=DDIMScheduler(**layout.SCHEDULER_CONFIG),
         ).eval()
 
     if not empty:

@@ -40,15 +40,6 @@ UNET_CONFIG: dict[str, Any] = {
     "cross_attention_dim": 768,
     "attention_head_dim": 8,  # diffusers calls the number of heads so
 }
-VAE_CONFIG: dict[str, Any] = {
-    "block_out_channels": (128, 256, 512, 512),
-    "down_block_types": ("DownEncoderBlock2D",) * 4,
-    "up_block_types": ("UpDecoderBlock2D",) * 4,
-    "layers_per_block": 2,
-    "latent_channels": 4,
-    "scaling_factor": 0.18215,
-    "sample_size": 256,
-}
 CLIP_CONFIG: dict[str, Any] = {
     "hidden_size": 1024,
     "intermediate_size": 4096,
@@ -58,16 +49,6 @@ CLIP_CONFIG: dict[str, Any] = {
     "patch_size": 14,
     "projection_dim": 768,
     "hidden_act": "quick_gelu",
-}
-SCHEDULER_CONFIG: dict[str, Any] = {
-    "num_train_timesteps": 1000,
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "prediction_type": "epsilon",
-    "clip_sample": False,
-    "set_alpha_to_one": False,
-    "steps_offset": 1,
 }
 CAMERA_PREFIX = "cc_projection."
 
@@ -82,7 +63,7 @@ def build_zero123(
     """A Zero123 of the published architecture, or with parts of the configs replaced; weights are random.
 
     Args:
-        unet, vae, clip: entries that override ``UNET_CONFIG``, ``VAE_CONFIG``, ``CLIP_CONFIG``.
+        unet, vae, clip: entries that override ``UNET_CONFIG``, ``ldm_layout.VAE_CONFIG``, ``CLIP_CONFIG``.
         empty: give the parameters no storage (meta device); buffers are real.
     """
     unet_config, clip_config = {**UNET_CONFIG, **(unet or {})}, {**CLIP_CONFIG, **(clip or {})}
@@ -91,10 +72,10 @@ def build_zero123(
     def build() -> Zero123Model:
         return Zero123Model(
             unet=UNet2DConditionModel(**unet_config),
-            vae=AutoencoderKL(**{**VAE_CONFIG, **(vae or {})}),
+            vae=AutoencoderKL(**{**layout.VAE_CONFIG, **(vae or {})}),
             image_encoder=CLIPVisionModelWithProjection(CLIPVisionConfig(**clip_config)),
             camera_projection=nn.Linear(clip_config["projection_dim"] + 4, width),
-            scheduler=DDIMScheduler(**SCHEDULER_CONFIG),
+            scheduler=DDIMScheduler(**layout.SCHEDULER_CONFIG),
         ).eval()
 
     if not empty:
