@@ -5,8 +5,15 @@ import torch
 
 from threestudio_4d.guidance.prior_weights import built_in_priors
 from threestudio_4d.guidance.sd_guidance import load_stable_diffusion
+from threestudio_4d.prior.assets import PackedAsset
+from threestudio_4d.prior.bestiary import make_creature
+from threestudio_4d.prior.captions import Captions
+from threestudio_4d.prior.clip_evaluation import caption_retrieval, picture_features
 from threestudio_4d.prior.clip_model import ImageTextModel
 from threestudio_4d.prior.rasterise import on_white
+from threestudio_4d.prior.scenes import PosedMeshes
+from threestudio_4d.prior.sd_evaluation import CaptionedPictures, denoising_losses, one_step_psnr
+from threestudio_4d.prior.view_sampler import ViewSampler
 
 SENTENCES = ["a pine tree", "a horse", "a shark", "a sword", "a man"]
 
@@ -73,3 +80,45 @@ def test_unknown_pictures_get_unit_vectors():
 
     features = ImageTextModel.load("clip-tiny").image_features(on_white(render_view(creature_meshes(2), 0.0, size=96)))
     torch.testing.assert_close(features.norm(dim=1), torch.ones(2))
+
+
+@pytest.fixture(scope="module")
+def creatures() -> tuple[list[str], CaptionedPictures]:
+    """Sentences, and renders of creatures that no training saw, two of each body plan."""
+    kinds: dict[str, list[PackedAsset]] = {}
+    for seed in range(1000, 1020):
+        creature = make_creature(seed, frames=3)
+        kinds.setdefault(creature.name.split("_")[0], []).append(creature)
+    meshes = PosedMeshes.from_assets([creature for kind in kinds.values() for creature in kind[:2]])
+    captions = Captions.from_meshes(meshes)
+    views = ViewSampler(meshes, 1, 64, seed=0, validation=None, captions=captions)(48)
+    caption = captions.asset_caption_index[meshes.pose_asset[views.pose].long()]
+    nothing = torch.zeros(48, dtype=torch.long)
+    return captions.sentences, CaptionedPictures(views.images[:, 0].contiguous(), caption, nothing, nothing.bool())
+
+
+@needs_priors
+@torch.no_grad()
+def test_the_right_sentence_helps_to_denoise(creatures):
+    sentences, pictures = creatures
+    model = load_stable_diffusion("sd-tiny", text=True)
+
+    def embed(numbers: torch.Tensor) -> torch.Tensor:
+        return model.embed([sentences[i] for i in numbers.tolist()])
+
+    contexts = {"right": embed(pictures.caption), "wrong": embed(pictures.wrong_captions())}
+    losses = denoising_losses(model, pictures, contexts, batch_size=16)
+    psnr = one_step_psnr(model, pictures, contexts, pictures.images.mean(0), batch_size=16)
+    assert 0.03 < losses["right"] < 0.06 and losses["wrong"] > 1.02 * losses["right"]
+    assert psnr["right"] > psnr["wrong"] + 0.2
+
+
+@needs_priors
+@torch.no_grad()
+def test_creatures_are_told_apart(creatures):
+    """A fish, a biped ...: named more often than by chance, and than by always naming the commonest."""
+    sentences, pictures = creatures
+    clip = ImageTextModel.load("clip-tiny")
+    found = caption_retrieval(clip, picture_features(clip, pictures.images), sentences, pictures.caption)
+    assert found["caption_top1"] > found["most_frequent"] + 0.2
+    assert found["caption_top1"] > found["chance_top1"] + 0.3

@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--count", type=int, default=12, help="held-out assets")
     parser.add_argument("--draws", type=int, default=2, help="samples of each sentence")
     parser.add_argument("--steps", type=int, default=50, help="of DDIM")
-    parser.add_argument("--guidance-scale", type=float, default=3.0)
+    parser.add_argument("--guidance-scale", type=float, default=1.5)
     parser.add_argument("--elevation", type=float, default=0.0, help="of the cameras, degrees")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(arguments)

@@ -87,7 +87,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=10, help="sentences taken from a pack")
     parser.add_argument("--limit", type=int, help="at most that many animated assets and stills of the pack")
     parser.add_argument("--steps", type=int, default=40, help="of DDIM")
-    parser.add_argument("--guidance-scale", type=float, default=3.0)
+    parser.add_argument("--guidance-scale", type=float, default=1.5)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     model = load_stable_diffusion(args.prior, "cuda" if torch.cuda.is_available() else "cpu", text=True)
