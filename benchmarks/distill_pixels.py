@@ -90,29 +90,29 @@ def mvdream(cfg: dict[str, Any]) -> Demo:
         guidance,
         (guidance.model.views, size, size),
         lambda rgb: guidance(rgb, prompts, **cameras)["loss_sds"],
-        lambda generator: guidance.sample(prompts, **cameras, guidance_scale=3.0, generator=generator),
+        lambda generator: guidance.sample(prompts, **cameras, guidance_scale=1.5, generator=generator),
     )
 
 
 def stable_diffusion(cfg: dict[str, Any]) -> Demo:
-    """Eight pictures for one sentence, each from its side."""
+    """Four pictures for one sentence, each from its side."""
     prompts = prompt_utils(cfg, "a fox")
-    settings = {"guidance_scale": 5.0, "min_step_percent": 0.3, "max_step_percent": [0, 0.98, 0.6, 200]}
+    settings = {"guidance_scale": 3.0, "min_step_percent": 0.2, "max_step_percent": [0, 0.98, 0.5, 100]}
     guidance = threestudio.find("sd-guidance")({**settings, **cfg})
-    cameras = ring(8, guidance.device)
+    cameras = ring(4, guidance.device)
     angles = {key: value for key, value in cameras.items() if key != "c2w"}
     return Demo(
         guidance,
-        (8, guidance.image_size, guidance.image_size),
+        (4, guidance.image_size, guidance.image_size),
         lambda rgb: guidance(rgb, prompts, **cameras)["loss_sds"],
-        lambda generator: guidance.sample(prompts, **angles, guidance_scale=3.0, generator=generator),
+        lambda generator: guidance.sample(prompts, **angles, guidance_scale=1.5, generator=generator),
     )
 
 
 def vsd(cfg: dict[str, Any]) -> Demo:
     """Four pictures for one sentence, each from its side, beside the LoRA that learns them."""
     prompts = prompt_utils(cfg, "a fox")
-    settings = {"guidance_scale": 3.0, "min_step_percent": 0.3, "max_step_percent": [0, 0.98, 0.6, 200]}
+    settings = {"guidance_scale": 3.0, "min_step_percent": 0.2, "max_step_percent": [0, 0.98, 0.5, 60]}
     guidance = threestudio.find("vsd-guidance")({**settings, **cfg})
     cameras = ring(4, guidance.device)
     angles = {key: value for key, value in cameras.items() if key != "c2w"}
@@ -125,7 +125,7 @@ def vsd(cfg: dict[str, Any]) -> Demo:
         guidance,
         (4, guidance.image_size, guidance.image_size),
         loss,
-        lambda generator: guidance.sample(prompts, **angles, guidance_scale=3.0, generator=generator),
+        lambda generator: guidance.sample(prompts, **angles, guidance_scale=1.5, generator=generator),
     )
 
 

@@ -17,4 +17,4 @@ def test_stable_diffusion(repository, tmp_path):
     assert done.returncode == 0, done.stderr
     rows = "start, 1 steps, 2 steps, 4 steps, sample 1, sample 2"
     assert f"rows are {rows}" in done.stdout
-    assert cv2.imread(str(sheet)).shape == (len(rows.split(",")) * 16, 8 * 16, 3)
+    assert cv2.imread(str(sheet)).shape == (len(rows.split(",")) * 16, 4 * 16, 3)
