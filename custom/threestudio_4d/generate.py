@@ -70,7 +70,7 @@ class Request:
         guidance_scale: of classifier-free guidance; for a picture the one of the last frame.
         negative: what a text-to-video prior shall avoid.
         fps: of the videos, and what an image-to-video prior is told.
-        motion_bucket: how much an image-to-video prior shall move things; 127 is much, 20 little.
+        motion_bucket: how much an image-to-video prior shall move things; 200 is much, 20 little.
         height, width: of the frames, for published models.
         fill: longer side of a picture's object, as a share of the frame.
         keep_background: write the frames as they were drawn, without alpha.
@@ -83,7 +83,7 @@ class Request:
     guidance_scale: float | None = None
     negative: str = ""
     fps: float = 8.0
-    motion_bucket: float = 127.0
+    motion_bucket: float | None = None
     height: int | None = None
     width: int | None = None
     fill: float = PICTURE_FILL
@@ -133,7 +133,7 @@ def clip_from_text(request: Request, steps: Steps) -> np.ndarray:
     text, negative = model.embed([request.source]), model.embed([request.negative])
     if device.type == "cuda" and not built_in:
         torch.nn.Module.to(model.unet, torch.float16)
-    count = request.steps or 40
+    count = request.steps or (16 if built_in else 40)
     scale = request.guidance_scale if request.guidance_scale is not None else (4.0 if built_in else 9.0)
     with steps.bar("sampling", count) as advance:
         video = model.sample(
@@ -165,18 +165,20 @@ def clip_from_picture(request: Request, steps: Steps) -> np.ndarray:
     if device.type == "cuda" and model.image_size > VIEWING_SIDE:
         torch.nn.Module.to(model.unet, torch.float16)
     count = request.steps or 25
-    options = {} if request.guidance_scale is None else {"max_guidance_scale": request.guidance_scale}
+    built_in = model.norm_groups is not None  # it moves things less than it is told, and at 3 colours drift
+    scale = request.guidance_scale if request.guidance_scale is not None else (2.0 if built_in else 3.0)
+    bucket = request.motion_bucket if request.motion_bucket is not None else (150.0 if built_in else 127.0)
     with steps.bar("sampling", count) as advance:
         video = model.sample(
             pixels,
             frames=request.frames,
             size=(height, width),
             fps=request.fps,
-            motion_bucket=request.motion_bucket,
+            motion_bucket=bucket,
             steps=count,
+            max_guidance_scale=scale,
             generator=torch.Generator().manual_seed(request.seed),
             on_step=lambda *_: advance(),
-            **options,
         )
     return _to_frames(video)
 
@@ -320,12 +322,13 @@ def build_parser() -> argparse.ArgumentParser:
     add("out", metavar="OUT", help="folder to write")
     add("--model", help="built-in prior, folder or hub id (default t2v-tiny for sentences, svd-tiny for pictures)")
     add("--frames", type=int, metavar="N", help="of the clip (default: as the prior was trained)")
-    add("--steps", type=int, metavar="N", help="of the sampler (default 40 for sentences, 25 for pictures)")
+    add("--steps", type=int, metavar="N",
+        help="of the sampler (default 25 for pictures; for sentences 16, or 40 with published models)")  # fmt: skip
     add("--guidance-scale", type=float, metavar="S", help="how closely the clip follows the input")
     add("--negative", default="", metavar="TEXT", help="what the clip shall not show; sentences only")
     add("--fps", type=float, default=default.fps, help="frames in a second (default %(default)s)")
-    add("--motion-bucket", type=float, default=default.motion_bucket, metavar="M",
-        help="how much shall move; pictures only (default %(default)s)")  # fmt: skip
+    add("--motion-bucket", type=float, metavar="M",
+        help="how much shall move; pictures only (default 150 for svd-tiny, 127 for published models)")  # fmt: skip
     add("--height", type=int, help="of the frames (default: the prior's own)")
     add("--width", type=int)
     add("--fill", type=float, default=default.fill, metavar="F",

@@ -40,6 +40,21 @@ def test_samples_are_those_of_the_retired_pipeline(guidance_scale):
     torch.testing.assert_close(got, expected.float(), atol=1e-5, rtol=1e-4)
 
 
+def test_models_on_pixels_sample_with_fresh_noise():
+    """At zero terminal SNR too, for every number of steps."""
+    model = tiny_t2v("pixels")
+    start, text = torch.randn(1, *model.latent_shape()[:1], FRAMES, *model.latent_shape()[1:]), model.embed(["a fox"])
+
+    def draw(seed: int, **options) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        return model.sample_latents(text, guidance_scale=1.0, latents=start, generator=generator, **options)
+
+    assert torch.equal(draw(0, steps=3, eta=0.0), draw(1, steps=3, eta=0.0))
+    assert torch.equal(draw(0, steps=3), draw(0, steps=3)) and (draw(0, steps=3) != draw(1, steps=3)).any()
+    for steps in (2, 7, 16, 24):
+        assert torch.isfinite(draw(0, steps=steps)).all()
+
+
 def test_clips_keep_their_order_through_the_codec():
     model = tiny_t2v("pixels")
     video = torch.rand(2, 3, 3, 16, 16)

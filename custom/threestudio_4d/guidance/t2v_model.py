@@ -26,6 +26,8 @@ T2V_PARTS = ("unet", "vae", "scheduler", *TEXT_PARTS)
 CfgForm = Literal["standard", "text_plus"]
 CFG_FORMS: tuple[str, ...] = ("standard", "text_plus")
 
+ANCESTRAL = 0.999  # with 1, rounding makes the scheduler take the root of a negative number at zero terminal SNR
+
 #: Called after every step of the sampler with its number and the latents [B, C, F, h, w].
 OnStep = Callable[[int, Tensor], None]
 
@@ -143,6 +145,7 @@ class TextToVideoModel(TextModel):
         generator: torch.Generator | None = None,
         latents: Tensor | None = None,
         on_step: OnStep | None = None,
+        eta: float | None = None,
     ) -> Tensor:
         """Draw latent clips by DDIM (Song et al., 2021), as diffusers' retired ``TextToVideoSDPipeline`` does.
 
@@ -152,6 +155,9 @@ class TextToVideoModel(TextModel):
             frames: as trained by default.
             height, width: in pixels; the square of ``image_size`` by default.
             latents: the noise to start from, [B, C, F, h, w], instead of one drawn with ``generator``.
+            eta: share of fresh noise in each step, from 0 to below 1. By default 0 (DDIM) for models with an
+                autoencoder, nearly 1 (ancestral sampling) for those on pixels: fresh noise corrects what a small
+                network gets wrong, which on pixels is seen as grain.
 
         Returns:
             Scaled latents, [B, C, F, h, w].
@@ -159,6 +165,8 @@ class TextToVideoModel(TextModel):
         scheduler = DDIMScheduler.from_config(self.scheduler.config)
         scheduler.set_timesteps(steps, device=text.device)
         count = len(text)
+        if eta is None:
+            eta = ANCESTRAL if isinstance(self.vae, PixelUnshuffleCodec) else 0.0
         if negative is not None:
             negative = negative.expand(count, -1, -1)
         if latents is None:
@@ -168,7 +176,7 @@ class TextToVideoModel(TextModel):
             latents = torch.randn(shape, generator=generator, device=device).to(text.device)
         for step, t in enumerate(scheduler.timesteps):
             output = self.denoise_guided(latents, t.expand(count), text, negative, guidance_scale)
-            latents = scheduler.step(output, t, latents, return_dict=False)[0]
+            latents = scheduler.step(output, t, latents, eta=eta, generator=generator, return_dict=False)[0]
             if on_step is not None:
                 on_step(step, latents)
         return latents
