@@ -112,7 +112,7 @@ def stable_diffusion(cfg: dict[str, Any]) -> Demo:
 def vsd(cfg: dict[str, Any]) -> Demo:
     """Four pictures for one sentence, each from its side, beside the LoRA that learns them."""
     prompts = prompt_utils(cfg, "a fox")
-    settings = {"guidance_scale": 3.0, "min_step_percent": 0.2, "max_step_percent": [0, 0.98, 0.5, 60]}
+    settings = {"guidance_scale": 2.0, "min_step_percent": 0.2, "max_step_percent": [0, 0.98, 0.6, 200]}
     guidance = threestudio.find("vsd-guidance")({**settings, **cfg})
     cameras = ring(4, guidance.device)
     angles = {key: value for key, value in cameras.items() if key != "c2w"}
