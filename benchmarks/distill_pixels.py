@@ -52,7 +52,8 @@ class Demo:
 
 def svd(cfg: dict[str, Any]) -> Demo:
     """A clip that starts from one picture: the walking creature, which no prior has seen."""
-    settings = {"guidance_scale": 2.0, "min_step_percent": 0.4, "max_step_percent": 0.9, "weighting_strategy": "x0"}
+    settings = {"guidance_scale": 2.0, "min_step_percent": 0.4, "max_step_percent": [0, 0.95, 0.6, 120]}
+    settings["weighting_strategy"] = "x0"
     guidance = threestudio.find("svd-guidance")({"fps": 12.0, **settings, **cfg})
     height, width = guidance.size
     picture = on_white(render_view(creature_meshes(8), 0.0, size=height))[:1].movedim(1, -1).to(guidance.device)

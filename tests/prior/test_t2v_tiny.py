@@ -171,11 +171,9 @@ def test_sheets(inputs, tmp_path, monkeypatch):
 def test_the_shipped_prior_draws_what_the_words_say():
     """Creatures that it was not trained on: one step from noise is nearer to them with their words than with others."""
     model = load_t2v("t2v-tiny")
-    creatures = {}
-    for seed in range(5000, 5030):
-        creatures.setdefault(make_creature(seed).name.split("_")[0], seed)
+    creatures = [make_creature(seed) for seed in (5000, 5002, 5006, 5007, 5013)]  # of five kinds
     with tempfile.TemporaryDirectory() as folder:
-        write_pack([make_creature(seed) for seed in creatures.values()], Path(folder) / "pack.npz")
+        write_pack(creatures, Path(folder) / "pack.npz")
         meshes = PosedMeshes.load(str(Path(folder) / "pack.npz"), CPU)
     captions = Captions.from_meshes(meshes)
     sampler = ClipSampler(
@@ -186,7 +184,5 @@ def test_the_shipped_prior_draws_what_the_words_say():
     for name, numbers in (("right", clips.caption), ("wrong", clips.wrong_captions())):
         context = model.embed([captions.sentences[number] for number in numbers.tolist()])
         scores[name] = t2v_evaluation.psnr(t2v_evaluation.one_step_clips(model, context), clips.video)
-    mean = clips.video.mean((0, 1)).expand_as(clips.video)  # a hard baseline: the mean of these very clips
-    print(captions.sentences, scores, t2v_evaluation.psnr(mean, clips.video))
     assert scores["right"] > scores["wrong"] + 0.3
     assert scores["right"] > 15
