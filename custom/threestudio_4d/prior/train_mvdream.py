@@ -33,39 +33,23 @@ from .mvdream_networks import build_mvdream_tiny
 from .scenes import PosedMeshes
 from .sd_evaluation import sample_scores
 from .sentence_table import SentenceTable
-from .training import TrainingConfig, draw_timesteps, parse_config, train
+from .text_training import TextTrainingConfig
+from .training import draw_timesteps, parse_config, train
 from .view_sampler import ViewSampler
 
 
 @dataclass(kw_only=True)
-class MVDreamTrainingConfig(TrainingConfig):
-    """Settings of the training of ``mvdream-tiny``; see ``TrainingConfig`` for the others. A sample is four views.
+class MVDreamTrainingConfig(TextTrainingConfig):
+    """Settings of the training of ``mvdream-tiny``; see ``TextTrainingConfig`` for the others. A sample is four views.
 
     Attributes:
-        pack: meshes, as ``threestudio_4d.prior.assets`` writes them.
-        text: image-text prior whose frozen text tower is used, and which judges samples: a name or a folder.
-        limit: at most that many animated assets and as many stills; 0 takes all.
-        image_size: of the views.
-        channels: of the UNet's resolutions, the finest first, separated by commas.
-        text_dropout: share of groups without text, for classifier-free guidance.
-        terminal_share: share of groups at the last timestep (pure noise).
-        jitter_steps: new shapes every so many steps; 0 keeps the assets as they are.
         evaluation_groups: groups of views that the scores are measured on, of each split.
         evaluation_draws: samples for each sentence, at the end.
-        evaluation_scale: guidance scale of the samples that are scored.
     """
 
-    pack: str
-    text: str = "clip-tiny"
-    limit: int = 0
-    image_size: int = 64
     channels: str = "48,96,96"
-    text_dropout: float = 0.1
-    terminal_share: float = 0.05
-    jitter_steps: int = 50
     evaluation_groups: int = 512
     evaluation_draws: int = 4
-    evaluation_scale: float = 3.0
 
 
 class MVDreamTask:
@@ -74,8 +58,7 @@ class MVDreamTask:
     def __init__(self, config: MVDreamTrainingConfig, device: torch.device, seed: int) -> None:
         self.config = config
         self.clip = ImageTextModel.load(config.text, device)
-        channels = tuple(int(width) for width in config.channels.split(","))
-        self.model = build_mvdream_tiny(self.clip.text, config.image_size, channels).to(device)
+        self.model = build_mvdream_tiny(self.clip.text, config.image_size, config.widths).to(device)
         self.meshes = PosedMeshes.load(config.pack, device, config.limit or None)
         self.captions = Captions.from_meshes(self.meshes, TEMPLATES)
         half = torch.bfloat16 if device.type == "cuda" else torch.float32

@@ -25,40 +25,25 @@ from .scenes import PosedMeshes
 from .sd_evaluation import CaptionedPictures, denoising_losses, one_step_psnr, sample_pictures, sample_scores
 from .sd_networks import build_sd_tiny
 from .sentence_table import SentenceTable
-from .training import TrainingConfig, draw_timesteps, parse_config, train
+from .text_training import TextTrainingConfig
+from .training import draw_timesteps, parse_config, train
 from .view_sampler import ViewSampler
 from .view_words import VIEW_WORDS, draw_views, view_numbers
 
 
 @dataclass(kw_only=True)
-class SdTrainingConfig(TrainingConfig):
-    """Settings of the training of ``sd-tiny``; see ``TrainingConfig`` for the others.
+class SdTrainingConfig(TextTrainingConfig):
+    """Settings of the training of ``sd-tiny``; see ``TextTrainingConfig`` for the others.
 
     Attributes:
-        pack: meshes, as ``threestudio_4d.prior.assets`` writes them.
-        text: image-text prior whose frozen text tower is used, and which judges samples: a name or a folder.
-        limit: at most that many animated assets and as many stills; 0 takes all.
-        image_size: of the pictures.
-        channels: of the UNet's resolutions, the finest first, separated by commas.
         view_share: share of captions that end in view words (", front view").
-        text_dropout: share of pictures without text, for classifier-free guidance.
-        terminal_share: share of pictures at the last timestep (pure noise).
-        jitter_steps: new shapes every so many steps; 0 keeps the assets as they are.
         evaluation_pictures: renders that the final scores are measured on, of each split.
-        evaluation_scale: guidance scale of the samples that are scored.
     """
 
-    pack: str
-    text: str = "clip-tiny"
-    limit: int = 0
-    image_size: int = 64
     channels: str = "64,64,96"
     view_share: float = 0.5
-    text_dropout: float = 0.1
-    terminal_share: float = 0.05
     jitter_steps: int = 0
     evaluation_pictures: int = 2048
-    evaluation_scale: float = 3.0
 
 
 class SdTask:
@@ -67,8 +52,7 @@ class SdTask:
     def __init__(self, config: SdTrainingConfig, device: torch.device, seed: int) -> None:
         self.config = config
         self.clip = ImageTextModel.load(config.text, device)
-        channels = tuple(int(width) for width in config.channels.split(","))
-        self.model = build_sd_tiny(self.clip.text, config.image_size, channels).to(device)
+        self.model = build_sd_tiny(self.clip.text, config.image_size, config.widths).to(device)
         self.meshes = PosedMeshes.load(config.pack, device, config.limit or None)
         self.captions = Captions.from_meshes(self.meshes, TEMPLATES)
         half = torch.bfloat16 if device.type == "cuda" else torch.float32

@@ -26,51 +26,38 @@ from .scenes import PosedMeshes
 from .sentence_table import SentenceTable
 from .t2v_evaluation import CaptionedClips, denoising_losses, one_step_clips, psnr, sample_clips, sample_scores
 from .t2v_networks import FRAMES, build_t2v_tiny
-from .training import TrainingConfig, draw_timesteps, parse_config, train
+from .text_training import TextTrainingConfig
+from .training import draw_timesteps, parse_config, train
 from .view_words import VIEW_WORDS, draw_views
 
 MOST_SEQUENCES = 65535  # that one call of CUDA's attention takes
 
 
 @dataclass(kw_only=True)
-class T2vTrainingConfig(TrainingConfig):
-    """Settings of the training of ``t2v-tiny``; see ``TrainingConfig`` for the others.
+class T2vTrainingConfig(TextTrainingConfig):
+    """Settings of the training of ``t2v-tiny``; see ``TextTrainingConfig`` for the others.
 
     Attributes:
-        pack: meshes with whole clips, as ``threestudio_4d.prior.assets --clip-frames 24`` writes them.
-        text: image-text prior whose frozen text tower is used, and which judges samples: a name or a folder.
-        limit: at most that many animated assets and as many stills; 0 takes all.
-        image_size, frames: of the clips.
+        frames: of the clips; the pack holds whole ones (``threestudio_4d.prior.assets --clip-frames 24``).
         strides: steps through the 24 poses of a clip, separated by commas. The network is not told which: with one
             value all clips run at one speed. 2 shows four thirds of a cycle in 16 frames.
-        channels: of the UNet's resolutions, the finest first, separated by commas.
         still_share: share of clips that are one picture of a thing that does not move.
         action_share: share of captions that say what the asset does ("a fox walking"), the rest only name it.
         view_share: share of captions that end in view words (", front view").
-        text_dropout: share of clips without text, for classifier-free guidance.
-        terminal_share: share of clips at the last timestep (pure noise).
         timestep_shift: s of the warp ``u -> s u / (1 + (s - 1) u)`` of uniform timesteps. Frames of a clip repeat each
             other, so what a clip shows is decided at higher noise than in a picture: 1 leaves timesteps uniform.
-        jitter_steps: new shapes and palettes every so many steps; 0 keeps the assets as they are.
-        recoloured_share: share of assets that get random colours then; captions know nothing of it.
+        recoloured_share: share of assets that get random colours with new shapes; captions know nothing of it.
         evaluation_clips: that the scores are measured on, of each split.
-        evaluation_steps, evaluation_scale: steps of DDIM and guidance scale of the samples that are scored.
+        evaluation_steps: steps of DDIM of the samples that are scored.
     """
 
-    pack: str
-    text: str = "clip-tiny"
-    limit: int = 0
-    image_size: int = 64
     frames: int = FRAMES
     strides: str = "2"
     channels: str = "96,96"
     still_share: float = 0.05
     action_share: float = 0.85
     view_share: float = 0.5
-    text_dropout: float = 0.1
-    terminal_share: float = 0.05
     timestep_shift: float = 2.0
-    jitter_steps: int = 50
     recoloured_share: float = 0.1
     evaluation_clips: int = 256
     evaluation_steps: int = 30
@@ -89,8 +76,7 @@ class T2vTask:
     def __init__(self, config: T2vTrainingConfig, device: torch.device, seed: int) -> None:
         self.config = config
         self.clip = ImageTextModel.load(config.text, device)
-        channels = tuple(int(width) for width in config.channels.split(","))
-        model = build_t2v_tiny(self.clip.text, config.image_size, config.frames, channels)
+        model = build_t2v_tiny(self.clip.text, config.image_size, config.frames, config.widths)
         self.model = model.to(device).train()
         self.shape = _latent_shape(model, config)
         if device.type == "cuda" and config.batch_size * self.shape[-1] * self.shape[-2] > MOST_SEQUENCES:

@@ -1,0 +1,39 @@
+"""Settings that the trainings of all priors from text share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .training import TrainingConfig
+
+
+@dataclass(kw_only=True)
+class TextTrainingConfig(TrainingConfig):
+    """More settings; see ``TrainingConfig`` for the others.
+
+    Attributes:
+        pack: meshes, as ``threestudio_4d.prior.assets`` writes them; several with commas between.
+        text: image-text prior whose frozen text tower is used, and which judges samples: a name or a folder.
+        limit: at most that many animated assets and as many stills; 0 takes all.
+        image_size: of the pictures, views or frames.
+        channels: of the UNet's resolutions, the finest first, separated by commas.
+        text_dropout: share of samples without text, for classifier-free guidance.
+        terminal_share: share of samples at the last timestep (pure noise).
+        jitter_steps: new shapes every so many steps; 0 keeps the assets as they are.
+        evaluation_scale: guidance scale of the samples that are scored.
+    """
+
+    pack: str
+    text: str = "clip-tiny"
+    limit: int = 0
+    image_size: int = 64
+    channels: str
+    text_dropout: float = 0.1
+    terminal_share: float = 0.05
+    jitter_steps: int = 50
+    evaluation_scale: float = 1.5
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """``channels`` as numbers."""
+        return tuple(int(width) for width in self.channels.split(","))
