@@ -5,22 +5,12 @@ import torch
 from tiny_sd import tiny_sd
 
 import threestudio
-from threestudio.utils.misc import set_device
 from threestudio_4d.errors import UserError
 from threestudio_4d.guidance import score_distillation as sd
 from threestudio_4d.guidance.sd_guidance import StableDiffusionGuidance, load_stable_diffusion
 from threestudio_4d.guidance.text_prompts import TextPromptProcessor
 
 CODECS = ["pixels", "latents"]
-
-
-@pytest.fixture(autouse=True)
-def _device(request):
-    """Tests not marked ``gpu`` stay on the CPU, also where there is a GPU."""
-    if "gpu" not in request.keywords:
-        set_device("cpu")
-    yield
-    set_device(None)
 
 
 def make(codec: str = "pixels", **cfg):

@@ -5,21 +5,11 @@ import torch
 from tiny_svd import FRAMES, SIZE, tiny_svd
 
 import threestudio
-from threestudio.utils.misc import set_device
 from threestudio_4d.errors import UserError
 from threestudio_4d.guidance import edm
 from threestudio_4d.guidance import score_distillation as sd
 from threestudio_4d.guidance.svd_guidance import NOISE_LEVELS, SVDGuidance
 from threestudio_4d.guidance.svd_model import SVDModel
-
-
-@pytest.fixture(autouse=True)
-def _device(request):
-    """Tests not marked ``gpu`` stay on the CPU, also where there is a GPU."""
-    if "gpu" not in request.keywords:
-        set_device("cpu")
-    yield
-    set_device(None)
 
 
 def make(**cfg) -> SVDGuidance:

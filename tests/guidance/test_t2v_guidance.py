@@ -5,7 +5,6 @@ import torch
 from tiny_t2v import FRAMES, tiny_t2v
 
 import threestudio
-from threestudio.utils.misc import set_device
 from threestudio_4d.errors import UserError
 from threestudio_4d.guidance import score_distillation as sd
 from threestudio_4d.guidance.t2v_guidance import TextToVideoGuidance, amplify_motion, split_frames, take_frames
@@ -13,15 +12,6 @@ from threestudio_4d.guidance.text_prompts import TextPromptProcessor
 
 CODECS = ["pixels", "latents"]
 CLIPS = 2
-
-
-@pytest.fixture(autouse=True)
-def _device(request):
-    """Tests not marked ``gpu`` stay on the CPU, also where there is a GPU."""
-    if "gpu" not in request.keywords:
-        set_device("cpu")
-    yield
-    set_device(None)
 
 
 def make(codec: str = "pixels", **cfg):

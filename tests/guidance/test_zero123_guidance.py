@@ -7,7 +7,6 @@ import torch
 from tiny_zero123 import tiny_zero123
 
 import threestudio
-from threestudio.utils.misc import set_device
 from threestudio_4d.errors import UserError
 from threestudio_4d.guidance import prior_weights
 from threestudio_4d.guidance import score_distillation as sd
@@ -16,15 +15,6 @@ from threestudio_4d.guidance.zero123_model import Zero123Model
 
 CODECS = ["pixels", "latents"]
 FRAMES = 5
-
-
-@pytest.fixture(autouse=True)
-def _device(request):
-    """Tests not marked ``gpu`` stay on the CPU, also where there is a GPU."""
-    if "gpu" not in request.keywords:
-        set_device("cpu")
-    yield
-    set_device(None)
 
 
 def make(codec: str = "pixels", **cfg) -> Zero123GuidanceT:
