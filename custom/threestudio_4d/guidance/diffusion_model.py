@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -18,6 +19,29 @@ from .network_folder import MAX_SHARD_SIZE, load_codec, load_network, part_folde
 from .text import TEXT_PARTS, TextConditioner
 
 ModelT = TypeVar("ModelT", bound="TextModel")
+
+#: mean and standard deviation of the pixels that CLIP was trained on
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+@dataclass
+class PictureCondition:
+    """What a prior that is shown pictures knows of N of them.
+
+    Attributes:
+        embeddings: image embeddings, [N, K, D]; K = 1 for the published models.
+        latents: unscaled latents of the pictures, [N, C, h, w].
+    """
+
+    embeddings: Tensor
+    latents: Tensor
+
+    def __getitem__(self, index: Tensor | slice) -> PictureCondition:
+        return type(self)(self.embeddings[index], self.latents[index])
+
+    def __len__(self) -> int:
+        return len(self.latents)
 
 
 class DiffusionModel(nn.Module):

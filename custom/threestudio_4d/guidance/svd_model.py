@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -25,35 +24,19 @@ from transformers import CLIPVisionModelWithProjection
 
 from ..errors import UserError
 from . import edm
+from .diffusion_model import CLIP_MEAN, CLIP_STD, PictureCondition
 from .network_folder import MAX_SHARD_SIZE, load_network, part_folder, save_network, without_position_ids, write_index
 from .prior_weights import read_index, resolve_prior
 from .temporal_convolution import flatten_temporal_convolutions
 
 SVD_PARTS = ("unet", "vae", "image_encoder", "scheduler")
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 #: Called after every step of the sampler with its number and the latents [B, T, C, h, w].
 OnStep = Callable[[int, Tensor], None]
 
 
-@dataclass
-class SVDCondition:
-    """What the prior knows of N pictures.
-
-    Attributes:
-        embeddings: image embeddings, [N, 1, D].
-        latents: unscaled latents of the pictures, [N, C, h, w].
-    """
-
-    embeddings: Tensor
-    latents: Tensor
-
-    def __getitem__(self, index: Tensor | slice) -> SVDCondition:
-        return SVDCondition(self.embeddings[index], self.latents[index])
-
-    def __len__(self) -> int:
-        return len(self.latents)
+class SVDCondition(PictureCondition):
+    """What SVD knows of N pictures; K = 1."""
 
 
 def resize_antialiased(images: Tensor, size: tuple[int, int]) -> Tensor:

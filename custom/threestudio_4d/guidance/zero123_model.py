@@ -8,7 +8,6 @@ change by one linear layer, is the context of the cross-attention.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -21,7 +20,7 @@ from transformers import CLIPVisionModelWithProjection
 
 from ..errors import UserError
 from .codec import PixelUnshuffleCodec, encode_images
-from .diffusion_model import DiffusionModel, PictureLatents
+from .diffusion_model import CLIP_MEAN, CLIP_STD, DiffusionModel, PictureCondition, PictureLatents
 from .network_folder import (
     MAX_SHARD_SIZE,
     load_codec,
@@ -34,27 +33,9 @@ from .network_folder import (
 )
 from .prior_weights import ZERO123_PARTS, read_index
 
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
-
-@dataclass
-class Zero123Condition:
-    """What the prior knows of N pictures.
-
-    Attributes:
-        embeddings: image embeddings, [N, K, D]; K = 1 for the published models.
-        latents: unscaled latents of the pictures, [N, C, h, w].
-    """
-
-    embeddings: Tensor
-    latents: Tensor
-
-    def __getitem__(self, index: Tensor | slice) -> Zero123Condition:
-        return Zero123Condition(self.embeddings[index], self.latents[index])
-
-    def __len__(self) -> int:
-        return len(self.latents)
+class Zero123Condition(PictureCondition):
+    """What Zero123 knows of N pictures."""
 
 
 def camera_vector(

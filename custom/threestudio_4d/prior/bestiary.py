@@ -16,6 +16,7 @@ import numpy as np
 import trimesh
 
 from .assets import PackedAsset, _normalisation, skin, write_pack
+from .gltf import linear_to_srgb
 
 Motion = Callable[[np.ndarray], np.ndarray]  # phases [T] in radians -> [T, 4, 4] about the joint's pivot
 
@@ -353,8 +354,7 @@ def make_creature(seed: int, frames: int = 24) -> PackedAsset:
     box = np.eye(4)
     box[:3, :3] *= (high - low).max() / 2
     box[:3, 3] = (low + high) / 2
-    albedo = np.concatenate(creature.colours).clip(0, 1)
-    srgb = np.where(albedo <= 0.0031308, 12.92 * albedo, 1.055 * albedo ** (1 / 2.4) - 0.055)
+    srgb = linear_to_srgb(np.concatenate(creature.colours).clip(0, 1))
     return PackedAsset(
         name=f"bestiary/{plan}_{seed:04d}", animated=True,
         rest=np.round((vertices - box[:3, 3]) / box[0, 0] * 32767).astype(np.int16), joints=slots, weights=weights,

@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import CLIPModel, CLIPTokenizer, CLIPVisionModelWithProjection
 
+from ..guidance.diffusion_model import CLIP_MEAN, CLIP_STD
 from ..guidance.network_folder import load_network, part_folder, save_network, write_index
 from ..guidance.prior_weights import read_index, resolve_prior
 from ..guidance.text import TextConditioner
-from ..guidance.zero123_model import CLIP_MEAN, CLIP_STD
 from .clip_networks import text_tower, vision_tower
 
 CLIP_PARTS = ("image_encoder", "text_encoder", "tokenizer")

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from diffusers import UNet2DConditionModel
-
 from ..guidance.codec import PixelUnshuffleCodec
 from ..guidance.mvdream_model import CAMERA_DIM, VIEWS, MVDreamModel
 from ..guidance.text import TextConditioner
-from .sd_networks import pixel_schedule
-
-PATCH_SIZE = 2
+from .sd_networks import PATCH_SIZE, pixel_schedule, pixel_unet
 
 
 def build_mvdream_tiny(
@@ -31,19 +27,11 @@ def build_mvdream_tiny(
         context_width: channels of the embeddings, where there is no tower.
         views: pictures of an object that are drawn together.
     """
-    latent_channels = 3 * PATCH_SIZE**2
-    coarser = len(channels) - 1
-    unet = UNet2DConditionModel(
-        sample_size=image_size // PATCH_SIZE,
-        in_channels=latent_channels,
-        out_channels=latent_channels,
-        block_out_channels=channels,
-        layers_per_block=1,
-        down_block_types=("DownBlock2D", *("CrossAttnDownBlock2D",) * coarser),
-        up_block_types=(*("CrossAttnUpBlock2D",) * coarser, "UpBlock2D"),
-        cross_attention_dim=context_width if text is None else text.width,
-        # diffusers reads this as the number of heads
-        attention_head_dim=tuple(max(width // 32, 1) for width in channels),
+    unet = pixel_unet(
+        text,
+        image_size,
+        channels,
+        context_width,
         class_embed_type="projection",
         projection_class_embeddings_input_dim=CAMERA_DIM,
         norm_num_groups=8,  # enough channels a group that the shift by time and camera survives the norm

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from diffusers import DDIMScheduler, UNet2DConditionModel
 
 from ..guidance.codec import PixelUnshuffleCodec
@@ -23,6 +25,34 @@ def pixel_schedule() -> DDIMScheduler:
     )
 
 
+def pixel_unet(
+    text: TextConditioner | None,
+    image_size: int,
+    channels: tuple[int, ...],
+    context_width: int | None,
+    **options: Any,
+) -> UNet2DConditionModel:
+    """A UNet on unshuffled pixels with attention at all but the finest resolution; arguments as in ``build_sd_tiny``.
+
+    ``options`` are more settings of its class.
+    """
+    latent_channels = 3 * PATCH_SIZE**2
+    coarser = len(channels) - 1
+    return UNet2DConditionModel(
+        sample_size=image_size // PATCH_SIZE,
+        in_channels=latent_channels,
+        out_channels=latent_channels,
+        block_out_channels=channels,
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", *("CrossAttnDownBlock2D",) * coarser),
+        up_block_types=(*("CrossAttnUpBlock2D",) * coarser, "UpBlock2D"),
+        cross_attention_dim=context_width if text is None else text.width,
+        # diffusers reads this as the number of heads
+        attention_head_dim=tuple(max(width // 32, 1) for width in channels),
+        **options,
+    )
+
+
 def build_sd_tiny(
     text: TextConditioner | None,
     image_size: int = 64,
@@ -39,19 +69,5 @@ def build_sd_tiny(
         channels: of the UNet's resolutions, the finest first; multiples of 16.
         context_width: channels of the embeddings, where there is no tower.
     """
-    latent_channels = 3 * PATCH_SIZE**2
-    coarser = len(channels) - 1
-    unet = UNet2DConditionModel(
-        sample_size=image_size // PATCH_SIZE,
-        in_channels=latent_channels,
-        out_channels=latent_channels,
-        block_out_channels=channels,
-        layers_per_block=1,
-        down_block_types=("DownBlock2D", *("CrossAttnDownBlock2D",) * coarser),
-        up_block_types=(*("CrossAttnUpBlock2D",) * coarser, "UpBlock2D"),
-        cross_attention_dim=context_width if text is None else text.width,
-        # diffusers reads this as the number of heads
-        attention_head_dim=tuple(max(width // 32, 1) for width in channels),
-        norm_num_groups=16,
-    )
+    unet = pixel_unet(text, image_size, channels, context_width, norm_num_groups=16)
     return StableDiffusionModel(unet, PixelUnshuffleCodec(PATCH_SIZE), pixel_schedule(), text)
