@@ -318,6 +318,12 @@ def test_one_picture_is_a_source_where_it_is_allowed(tmp_path: Path) -> None:
     assert source.read([0], lambda frame: frame)[0].shape == (40, 20, 3)
 
 
+def test_grey_of_16_bit_is_scaled(tmp_path: Path) -> None:
+    Image.fromarray(np.arange(0, 65536, 257, dtype=np.uint16).reshape(16, 16)).save(tmp_path / "0.png")
+    frame = open_source(str(tmp_path), "key").read([0], lambda frame: frame)[0]
+    assert frame.shape == (16, 16, 3) and (frame == np.arange(256).reshape(16, 16, 1)).all()
+
+
 def test_what_the_preparation_writes_beside_the_frames_is_no_frame(clip_folder: Path) -> None:
     for name in SIDE_FILES:
         (clip_folder / name).write_bytes(b"")

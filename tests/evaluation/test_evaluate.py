@@ -1,8 +1,10 @@
 """Whole evaluations on tiny folders: numbers, provenance, what is left out, and the command line."""
 
 import json
+import re
 import shutil
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -150,6 +152,36 @@ def test_native_size(sides):
         evaluate_folders(*sides, metrics=["psnr"], size="native")
     with pytest.raises(UserError, match="--size takes a number of pixels from 11"):
         evaluate_folders(*sides, metrics=["psnr"], size="large")
+    for path in (frame for side in sides for frame in side.glob("*/*/*.png")):
+        Image.fromarray(picture(100, 4)).save(path)
+    with pytest.raises(UserError, match="is 4 x 4 pixels, less than the window of SSIM"):
+        evaluate_folders(*sides, metrics=["ssim"], size="native")
+
+
+def test_16_bit_pictures_count_as_8_bit_ones(sides):
+    before = evaluate_folders(*sides, metrics=["psnr"], size=16).mean
+    for path in sides[0].glob("*/*/*.png"):
+        cv2.imwrite(str(path), cv2.imread(str(path), cv2.IMREAD_UNCHANGED).astype(np.uint16) * 257)
+    assert evaluate_folders(*sides, metrics=["psnr"], size=16).mean == before
+    grey = {}
+    for bits, factor in ((np.uint8, 1), (np.uint16, 257)):
+        for path in sides[0].glob("*/*/*.png"):
+            ramp = np.tile(np.arange(0, 256, 16, dtype=bits) * bits(factor), (16, 1))
+            cv2.imwrite(str(path), ramp)
+        grey[bits] = evaluate_folders(*sides, "consistent4d", ["psnr"], size=16).mean
+    assert grey[np.uint8] == grey[np.uint16]
+
+
+@pytest.mark.parametrize("content", ["cut", "huge"])
+@pytest.mark.parametrize("protocol", ["bench4d", "consistent4d"])
+def test_damaged_pictures_are_named(sides, protocol, content):
+    path = sides[0] / "deer" / "az15" / "1.png"
+    if content == "cut":
+        path.write_bytes(path.read_bytes()[:60])
+    else:  # what Pillow takes for a bomb
+        Image.new("1", (20000, 20000)).save(path)
+    with pytest.raises(UserError, match="az15/1.png cannot be read as a picture"):
+        evaluate_folders(*sides, protocol, ["psnr"], size=16)
 
 
 def test_single_frames_have_no_motion(tmp_path):
@@ -191,6 +223,10 @@ def test_command_line(sides, tmp_path, capsys):
     assert "bench4d (version 1): 16 x 16, white" in printed.out and "31.14" in printed.out
     assert json.loads(out.read_text())["objects"]["deer"]["psnr"] == pytest.approx(31.141, abs=1e-3)
     assert [path.name for path in out.parent.iterdir()] == ["deer.json"]
+    for place, message in ((out / "x.json", "Not a directory|File exists"), (out.parent, "it is a folder")):
+        assert main([*command, "--out", str(place)]) == 2
+        printed = capsys.readouterr()
+        assert re.search(f"error: cannot write {place}: .*({message})", printed.err) and not printed.out
     (sides[0] / "deer" / "az15" / "1.png").unlink()
     assert main(command) == 2
     assert "error: " in (error := capsys.readouterr().err) and "lacks frame 1" in error

@@ -32,12 +32,19 @@ def test_pairs_by_name_and_number(sides):
         f"deer/az15/{index}.png" for index in range(3)
     ]
     assert len(pairs[0].reference) == 3 and pairs[2].reference == ()
-    assert [pair.view for pair in pair_folders(*sides, objects=["frog"])] == sorted(VIEWS)
+    assert [pair.view for pair in pair_folders(*sides, objects=["frog"])] == list(VIEWS)
 
 
 def test_frames_are_in_order_of_number(tmp_path):
     write_view(tmp_path / "view", [picture(0)] * 12)
     assert [path.name for path in list_frames(tmp_path / "view")][-3:] == ["9.png", "10.png", "11.png"]
+
+
+def test_views_are_in_order_of_number(tmp_path):
+    views = [f"eval_{index}" for index in range(11)]
+    for side in ("pred", "gt"):
+        write_object(tmp_path / side / "deer", views=views)
+    assert [pair.view for pair in pair_folders(tmp_path / "pred", tmp_path / "gt")] == views
 
 
 def test_layouts(sides, tmp_path):
@@ -89,6 +96,7 @@ def _add(side, *parts):
         (_unlink("pred", "deer", "az15", "2.png"), {}, "has 2 frames, its ground truth .* has 3"),
         (_unlink("gt", "deer", "az15", "2.png"), {}, "has 3 frames, its ground truth .* has 2"),
         (_add("pred", "deer", "az15", "02.png"), {}, "are the same frame number"),
+        (_add("pred", "deer", "az15", "99999999999.png"), {}, "lacks frame 3, 4, 5, 6, 7, ..."),
         (_add("pred", "deer", "az15", "sheet.png"), {}, "sheet.png is not numbered"),
         (lambda p, g: shutil.rmtree(p), {}, "there is no folder .*pred"),
     ],

@@ -24,7 +24,7 @@ SIDE_FILES = ("contact_sheet.png", "preview.mp4", "prepare.json", "clip.mp4", "c
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".tga", ".gif"}
 ANIMATIONS = {".gif", ".webp", ".apng", ".png"}
 VIDEOS = {".mp4", ".mov", ".webm", ".mkv", ".avi", ".m4v", ".mpg", ".mpeg", ".ogv", ".wmv", ".ts"}
-_DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
 Transform = Callable[[np.ndarray], np.ndarray]
 
@@ -92,6 +92,8 @@ def _picture(image, as_mask: bool) -> np.ndarray:
     """A decoded PIL picture as uint8: ``[H, W, 3]``, ``[H, W, 4]`` when it has alpha, or ``[H, W]`` as a mask."""
     has_alpha = image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
     if not as_mask:
+        if image.mode.startswith("I"):  # 16 bit grey: Pillow would clip it to white instead of scaling it
+            return np.repeat((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)[..., None], 3, -1)
         return np.asarray(image.convert("RGBA" if has_alpha else "RGB"))
     if has_alpha:
         rgba = np.asarray(image.convert("RGBA"))
@@ -108,6 +110,19 @@ def _picture(image, as_mask: bool) -> np.ndarray:
         values = np.asarray(image).astype(np.float64)
         return np.round(values * (255.0 / max(values.max(), 1.0))).astype(np.uint8)
     return np.asarray(image.convert("L"))
+
+
+def read_picture(path: Path) -> np.ndarray:
+    """One file as uint8 ``[H, W, 3]``, or ``[H, W, 4]`` when it has alpha.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        with Image.open(path) as image:
+            return _picture(image, as_mask=False)
+    except DECODE_ERRORS as error:
+        raise UserError(f"{path} cannot be read as a picture ({error}): make it again") from error
 
 
 class FolderSource(FrameSource):
@@ -169,7 +184,7 @@ class FolderSource(FrameSource):
             try:
                 with Image.open(self.files[index]) as image:
                     frame = _picture(ImageOps.exif_transpose(image), as_mask)
-            except _DECODE_ERRORS:
+            except DECODE_ERRORS:
                 broken.append(self.names[index])
                 continue
             yield index, frame
@@ -185,7 +200,7 @@ class AnimationSource(FrameSource):
         try:
             with Image.open(path) as image:
                 count = getattr(image, "n_frames", 1)
-        except _DECODE_ERRORS as error:
+        except DECODE_ERRORS as error:
             raise UserError(f"{path}: this file cannot be read as a picture ({error}). Write it again.") from error
         self.names = [f"{i}" for i in range(count)]
 
@@ -198,7 +213,7 @@ class AnimationSource(FrameSource):
                     image.seek(index)
                     image.load()  # WebP tells a frame's duration only then
                     durations.append((image.info.get("duration") or 100) / 1000)
-        except _DECODE_ERRORS:
+        except DECODE_ERRORS:
             return None  # reading the frames says what is wrong
         return np.cumsum([0.0, *durations[:-1]]).tolist()
 
@@ -209,7 +224,7 @@ class AnimationSource(FrameSource):
                     image.seek(index)
                     if index in wanted:
                         frame = _picture(ImageOps.exif_transpose(image), as_mask)
-                except _DECODE_ERRORS:
+                except DECODE_ERRORS:
                     broken.append(f"frame {index}")
                     return
                 if index in wanted:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 from collections.abc import Iterable, Sequence
@@ -67,6 +68,8 @@ def main(argv: list[str] | None = None) -> int:
     """Returns the exit status."""
     arguments = build_parser().parse_args(argv)
     try:
+        if arguments.out is not None:
+            _check_writable(arguments.out)  # minutes of measuring are not lost to a path that cannot be written
         result = _evaluate(arguments)
         _print_tables(result)
         if arguments.out is not None:
@@ -145,16 +148,27 @@ def _span(counts: set[int]) -> str:
     return str(min(counts)) if len(counts) == 1 else f"{min(counts)}-{max(counts)}"
 
 
+def _check_writable(path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+    if path.is_dir():
+        raise UserError(f"cannot write {path}: it is a folder; --out takes the name of a file")
+    if not os.access(path.parent, os.W_OK):
+        raise UserError(f"cannot write {path}: {path.parent} is not writable")
+
+
 def _write(path: Path, result: Result) -> None:
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_text(result.to_json())
         os.replace(temporary, path)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
     print(f"written: {path}", file=sys.stderr)
 
 

@@ -135,8 +135,10 @@ def _adjusted(protocol: Protocol, size: int | str | None, background: str | None
         protocol = dataclasses.replace(protocol, background=background)
     if size is None or size == "native":
         return protocol
-    if not isinstance(size, int) or size < 11:
-        raise UserError(f"--size takes a number of pixels from 11 (the window of SSIM), or native; not {size!r}")
+    if not isinstance(size, int) or not 11 <= size <= 8192:
+        raise UserError(
+            f"--size takes a number of pixels from 11 (the window of SSIM) to 8192, or native; not {size!r}"
+        )
     return dataclasses.replace(protocol, size=size)
 
 
@@ -152,7 +154,10 @@ def _native_size(pairs: Sequence[Pair]) -> int:
             f"{path} is {first[0]} x {first[1]} pixels and {other} is {second[0]} x {second[1]}: "
             "give --size N to resize them"
         )
-    return next(iter(sizes))[0]
+    ((width, height), path) = next(iter(sizes.items()))
+    if min(width, height) < 11:
+        raise UserError(f"{path} is {width} x {height} pixels, less than the window of SSIM: give --size N")
+    return width
 
 
 def _clip_scores(

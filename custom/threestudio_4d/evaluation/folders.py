@@ -8,11 +8,13 @@ guessed: what has no partner, a gap in the numbering or another number of frames
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UserError
+from .novel_views import in_order
 from .protocols import REFERENCE_VIEW
 
 #: where a trial keeps its evaluation frames
@@ -48,7 +50,7 @@ def list_frames(folder: Path) -> tuple[Path, ...]:
             raise UserError(f"{other} and {path.name} are the same frame number: take one of them away")
     if not numbers:
         raise UserError(f"{folder} holds no frames 0.png, 1.png, ...")
-    missing = sorted(set(range(max(numbers) + 1)) - set(numbers))
+    missing = list(itertools.islice((i for i in range(max(numbers)) if i not in numbers), 6))
     if missing:
         some = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")
         raise UserError(f"{folder} has frames up to {max(numbers)} but lacks frame {some}: number them from 0, no gap")
@@ -168,7 +170,7 @@ def _choose_views(
     have_ours, have_theirs = ({path.name for path in _subfolders(folder)} for folder in (ours, theirs))
     wanted = views if views is not None else default_views
     if wanted is None:
-        wanted = sorted(have_theirs - {REFERENCE_VIEW})
+        wanted = in_order(have_theirs - {REFERENCE_VIEW})
         extra = sorted(have_ours - have_theirs - {REFERENCE_VIEW})
         if extra:
             raise UserError(

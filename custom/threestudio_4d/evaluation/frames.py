@@ -7,8 +7,9 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from ..data.frame_sources import DECODE_ERRORS, read_picture
 from ..errors import UserError
 from .novel_views import read_frame
 from .protocols import Protocol
@@ -39,19 +40,14 @@ def picture_size(path: Path) -> tuple[int, int]:
     try:
         with Image.open(path) as image:
             return image.size
-    except (UnidentifiedImageError, OSError) as error:
+    except DECODE_ERRORS as error:
         raise UserError(f"{path} cannot be read as a picture ({error}): make it again") from error
 
 
 def on_background(path: Path, protocol: Protocol) -> tuple[Image.Image, Image.Image | None]:
     """The 8-bit RGB picture on the protocol's background at its own size, and its alpha (None: it has none)."""
-    try:
-        with Image.open(path) as image:
-            has_alpha = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
-            pixels = np.asarray(image.convert("RGBA" if has_alpha else "RGB"))
-    except (UnidentifiedImageError, OSError) as error:
-        raise UserError(f"{path} cannot be read as a picture ({error}): make it again") from error
-    if not has_alpha:
+    pixels = read_picture(path)
+    if pixels.shape[2] == 3:
         if protocol.needs_alpha:
             raise UserError(f"{path} is not an RGBA picture")
         return Image.fromarray(pixels), None

@@ -32,6 +32,7 @@ from ..errors import UserError
 from .folders import Pair
 from .frames import on_background
 from .frechet import consistent4d_distance, frechet_distance_of_sets
+from .novel_views import azimuth
 from .protocols import Protocol
 from .video_features import VideoFeatures, prepare_consistent4d, prepare_styleganv
 
@@ -79,11 +80,8 @@ PATHS: dict[str, Callable[[int, int], list[Cells]]] = {
 
 def by_azimuth(views: Sequence[str]) -> list[int]:
     """Order of views by the azimuth in their names, ``az-75`` < ``az15``; as given if one has none."""
-    try:
-        azimuths = [float(view.removeprefix("az")) for view in views]
-    except ValueError:
-        return list(range(len(views)))
-    return sorted(range(len(views)), key=azimuths.__getitem__)
+    azimuths = [azimuth(view) for view in views]
+    return sorted(range(len(views)), key=azimuths.__getitem__ if None not in azimuths else None)
 
 
 @dataclass

@@ -5,16 +5,31 @@ A folder of views holds ``<view>/<frame>.png``, RGBA with straight alpha, as ``-
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from ..data.clip import premultiply, resize_premultiplied
+from ..data.frame_sources import natural_key, read_picture
 from ..errors import UserError
 
 #: names of the views with ground truth, and their azimuths in degrees; the input is seen from azimuth 0
 NOVEL_VIEWS = {"az-75": -75.0, "az15": 15.0, "az105": 105.0, "az195": 195.0}
+
+
+def azimuth(view: str) -> float | None:
+    """Degrees from the input camera, from the name of the view (``az-75``); None if it does not say."""
+    found = re.search(r"(?:^|[^a-z])az(?:imuth)?_?([+-]?\d+(?:\.\d+)?)", view)
+    return float(found.group(1)) if found else None
+
+
+def in_order(views: Iterable[str]) -> list[str]:
+    """By azimuth, ``az-75`` < ``az15``; if one has none in its name, by numbers, ``eval_2`` < ``eval_10``."""
+    views = sorted(views, key=natural_key)
+    azimuths = {view: azimuth(view) for view in views}
+    return views if None in azimuths.values() else sorted(views, key=azimuths.__getitem__)
 
 
 def read_frame(path: Path, size: int) -> np.ndarray:
@@ -23,10 +38,10 @@ def read_frame(path: Path, size: int) -> np.ndarray:
     Raises:
         UserError: it cannot be read, or has no alpha.
     """
-    image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    if image is None or image.ndim != 3 or image.shape[2] != 4:
+    image = read_picture(path)
+    if image.shape[2] != 4:
         raise UserError(f"{path} is not an RGBA picture")
-    rgba = resize_premultiplied(premultiply(cv2.cvtColor(image, cv2.COLOR_BGRA2RGBA)), size, size)
+    rgba = resize_premultiplied(premultiply(image), size, size)
     rgba[..., :3] += 1 - rgba[..., 3:]
     return rgba
 

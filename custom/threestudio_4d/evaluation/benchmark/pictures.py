@@ -9,12 +9,11 @@ import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ...data.clip import premultiply, resize_premultiplied
-from ...errors import UserError
+from ...data.frame_sources import read_picture
 
 TILE = 128
 HEADER = 20  # pixels for names above the columns
@@ -35,13 +34,9 @@ def read_tile(path: Path, size: int = TILE) -> np.ndarray:
     Raises:
         UserError: it is no picture.
     """
-    image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    if image is None:
-        raise UserError(f"{path} cannot be read as a picture")
-    codes = {2: cv2.COLOR_GRAY2RGBA, 3: cv2.COLOR_BGR2RGBA, 4: cv2.COLOR_BGRA2RGBA}
-    if image.dtype == np.uint16:
-        image = (image >> 8).astype(np.uint8)
-    image = cv2.cvtColor(image, codes[2 if image.ndim == 2 else image.shape[2]])
+    image = read_picture(path)
+    if image.shape[2] == 3:
+        image = np.dstack([image, np.full(image.shape[:2], 255, np.uint8)])
     height, width = image.shape[:2]
     side = max(height, width)
     top, left = (side - height) // 2, (side - width) // 2

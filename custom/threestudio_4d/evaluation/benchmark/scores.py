@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ from rich.progress import track
 from ...errors import UserError
 from ..evaluate import evaluate_folders
 from ..folders import TRIAL_FRAMES, Pair, pair_folders
-from ..novel_views import NOVEL_VIEWS
+from ..novel_views import azimuth, in_order
 from ..protocols import REFERENCE_VIEW, find_protocol
 from .runs import DONE, Job, RunState, write_json
 from .spec import Spec, slug
@@ -107,7 +106,7 @@ def compared_views(spec: Spec) -> list[str]:
     if views is not None:
         return list(views)
     inputs, folder = (spec.data.input, REFERENCE_VIEW), spec.data.folder(spec.data.objects[0])
-    return sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name not in inputs)
+    return in_order(path.name for path in folder.iterdir() if path.is_dir() and path.name not in inputs)
 
 
 def write_baseline(kind: str, truth: Path, input_view: str, views: Sequence[str], folder: Path) -> None:
@@ -133,14 +132,6 @@ def _mirror(source: Path, target: Path) -> None:
         if picture is None:
             raise UserError(f"{path} cannot be read as a picture")
         cv2.imwrite(str(made), np.ascontiguousarray(picture[:, ::-1]))
-
-
-def azimuth(view: str) -> float | None:
-    """Degrees from the input camera, from the name of the view (``az-75``); None if it does not say."""
-    if view in NOVEL_VIEWS:
-        return NOVEL_VIEWS[view]
-    found = re.search(r"az(?:imuth)?[_-]?([+-]?\d+(?:\.\d+)?)", view)
-    return float(found.group(1)) if found else None
 
 
 def is_behind(view: str) -> bool:
