@@ -14,7 +14,7 @@ from bench_maker import Runner, write_data, write_launcher
 from threestudio_4d.errors import UserError
 from threestudio_4d.evaluation.benchmark import runs
 from threestudio_4d.evaluation.benchmark.runner import Options, choose, read_states, run_all
-from threestudio_4d.evaluation.benchmark.schedulers import import_ray, run_here, visible_gpus
+from threestudio_4d.evaluation.benchmark.schedulers import failed, gpu_share, import_ray, run_here, visible_gpus
 from threestudio_4d.evaluation.benchmark.spec import Changes, make_jobs, make_spec
 
 COMMAND = (
@@ -134,7 +134,13 @@ def test_workers_share_the_devices(bench, monkeypatch):
 def test_gpus_are_those_that_are_visible(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    for given, expected in ((None, ["0", "1"]), ("", ["0", "1"]), ("3,GPU-ab", ["3", "GPU-ab"])):
+    for given, expected in (
+        (None, ["0", "1"]),
+        ("", ["0", "1"]),
+        ("3,GPU-ab", ["3", "GPU-ab"]),
+        ("2, 3", ["2", "3"]),
+        ("2,3,99", ["2", "3"]),  # CUDA found two of them
+    ):
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
         if given is not None:
             monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
@@ -142,6 +148,46 @@ def test_gpus_are_those_that_are_visible(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert visible_gpus() == []
     assert runs.name_device("-1") == "CPU" and runs.name_device("3").startswith("GPU 3")
+
+
+def test_hidden_gpus_stay_hidden(bench, monkeypatch):
+    job = bench()[0]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert runs._environment(job, None)["CUDA_VISIBLE_DEVICES"] == "-1"
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert "CUDA_VISIBLE_DEVICES" not in runs._environment(job, None)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "workers", "share"),
+    [
+        (0, None, 0),
+        (0, 4, 0),
+        (4, None, 1),
+        (4, 2, 1),
+        (2, 2, 1),
+        (2, 3, 0.5),
+        (2, 4, 0.5),
+        (1, 3, 0.333),
+        (2, 6, 0.333),
+    ],
+)
+def test_tasks_share_gpus_such_that_all_workers_run(gpus, workers, share):
+    assert gpu_share(gpus, workers) == share
+
+
+def test_a_run_that_was_lost_can_be_gone_on_with(bench):
+    """What its folder knew before (settings, time, checkpoint) outlives a failure that the run did not record."""
+    job = bench()[0]
+    state = runs.RunState(job.id, "running", dict(job.settings), starts=1, started=time.time() - 5, host="a")
+    Path(job.folder, "ckpts").mkdir(parents=True)
+    Path(job.folder, "ckpts", "last.ckpt").write_text("3")
+    Path(job.folder, "run.log").write_text("train 3/10\n")
+    runs.write_state(job.folder, state)
+    lost = failed(job, RuntimeError("the machine died"))
+    assert (lost.status, lost.reason) == ("failed", "RuntimeError: the machine died")
+    assert lost.starts == 1 and 4 < lost.seconds < 60 and lost.settings == job.settings
+    assert read_states([job])[job.id] == lost
 
 
 def test_what_breaks_in_the_runner_itself_fails_one_run(bench, monkeypatch):
@@ -250,7 +296,12 @@ def test_ray_that_is_not_there_is_named(monkeypatch):
         import_ray()
 
 
-@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed (an optional extra)")
+needs_ray = pytest.mark.skipif(
+    importlib.util.find_spec("ray") is None, reason="Ray is not installed (an optional extra)"
+)
+
+
+@needs_ray
 @pytest.mark.slow
 def test_ray_spreads_runs(bench, tmp_path):
     jobs = bench("fake.fail=cat")
@@ -258,3 +309,21 @@ def test_ray_spreads_runs(bench, tmp_path):
     code, printed = runner.wait(200)
     assert code == 1, printed
     assert statuses(jobs) == ["failed", "done"]
+
+
+@needs_ray
+@pytest.mark.slow
+def test_a_lost_worker_and_a_run_too_large(bench, tmp_path):
+    """A worker is killed; its run goes on from its checkpoint in another one."""
+    jobs = bench("fake.seconds=8")
+    runner = Runner(tmp_path, *COMMAND, "--ray", "--threads", "9999")
+    code, printed = runner.wait(200)
+    assert code == 2 and "error: a run takes 9999 CPUs, and no machine of Ray's has more than" in printed
+    runner = Runner(tmp_path, *COMMAND, "--ray", "--workers", "1", "fake.seconds=8")
+    wait_for(runner, lambda: "train 3/10" in log(jobs[0]), 100)
+    run = runs.read_state(jobs[0].folder).pid
+    worker = int(Path(f"/proc/{run}/stat").read_text().split(")")[1].split()[1])
+    os.kill(worker, signal.SIGKILL)
+    code, printed = runner.wait(200)
+    assert code == 0 and "lost    a/cat-s0  WorkerCrashedError; it goes on elsewhere" in printed, printed
+    assert runs.read_state(jobs[0].folder).starts == 2 and log(jobs[0]).count("starts at 0") == 1

@@ -69,6 +69,11 @@ class Display:
             left = f", about {duration(seconds)} left" if seconds is not None else ""
             self.say(f"{self._done + self._failed}/{self._total} runs, {self._failed} failed{left}")
 
+    def lost(self, job: Job, reason: str) -> None:
+        """A run whose machine died waits for another one."""
+        self._shares.pop(job.id, None)
+        self.say(f"lost    {job.id}  {reason}; it goes on elsewhere", "yellow")
+
     def tick(self, now: bool = False) -> None:
         """Look at the states and logs of the runs, at most once a second."""
         if not now and (self._progress.disable or time.monotonic() - self._shown < self.REFRESH_SECONDS):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,16 +121,12 @@ def run_all(jobs: Sequence[Job], out: Path, options: Options) -> dict[str, RunSt
 
         def on_end(job: Job, state: RunState) -> None:
             states[job.id] = state
-            if state.status == FAILED and state.pid is None and state.started is None:
-                with contextlib.suppress(OSError):  # it never ran: its folder does not know yet
-                    os.makedirs(job.folder, exist_ok=True)
-                    write_state(job.folder, state)
             display.end(job, state)
 
         if pending:
             with display.watch(pending):
                 if options.ray:
-                    run_on_ray(pending, options.ray_address, options.workers, on_end, display.tick)
+                    run_on_ray(pending, options.ray_address, options.workers, on_end, display.tick, display.lost)
                 else:
                     run_here(pending, gpus, workers, on_end, display.tick)
     return states

@@ -247,6 +247,8 @@ def _environment(job: Job, device: str | None) -> dict[str, str]:
     environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if device is not None:
         environment["CUDA_VISIBLE_DEVICES"] = device
+    elif environment.get("CUDA_VISIBLE_DEVICES") == "":  # no GPU, says CUDA; the launcher takes it for "not set"
+        environment["CUDA_VISIBLE_DEVICES"] = "-1"
     return environment
 
 

@@ -7,10 +7,13 @@ interrupt does not wait for them.
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from queue import Queue
@@ -21,6 +24,7 @@ from . import runs
 from .runs import FAILED, Job, RunState
 
 TICK_SECONDS = 0.5
+RESTARTS = 2  # of a run whose machine died
 
 OnEnd = Callable[[Job, RunState], None]
 OnTick = Callable[[], None]
@@ -32,13 +36,25 @@ def visible_gpus() -> list[str]:
 
     if not torch.cuda.is_available():
         return []
-    given = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
-    return given or [str(index) for index in range(torch.cuda.device_count())]
+    count = torch.cuda.device_count()
+    given = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    # CUDA sees a mask up to the first entry that is no device of this machine, so what follows is none either
+    return given[:count] or [str(index) for index in range(count)]
 
 
 def failed(job: Job, error: Exception) -> RunState:
-    """State of a run that could not even be started, or whose end could not be recorded."""
-    return RunState(job.id, FAILED, reason=f"{type(error).__name__}: {error}")
+    """Record a run that could not even be started, or whose end could not be recorded; what its folder knows stays,
+    so that it can be gone on with.
+    """
+    state = None
+    with contextlib.suppress(ValueError, OSError):
+        state = runs.read_state(job.folder)
+    state = runs.settle(job.folder, state) if state else RunState(job.id)
+    state.status, state.reason = FAILED, f"{type(error).__name__}: {error}"
+    with contextlib.suppress(OSError):
+        os.makedirs(job.folder, exist_ok=True)
+        runs.write_state(job.folder, state)
+    return state
 
 
 def run_here(jobs: Sequence[Job], gpus: Sequence[str], workers: int, on_end: OnEnd, on_tick: OnTick) -> None:
@@ -95,20 +111,37 @@ def import_ray() -> Any:
     return ray
 
 
-def run_on_ray(jobs: Sequence[Job], address: str | None, workers: int | None, on_end: OnEnd, on_tick: OnTick) -> None:
+def gpu_share(gpus: float, workers: int | None) -> float:
+    """The GPUs of one Ray task: one if there are any, or the part of one that lets all workers run at a time."""
+    if gpus < 1 or workers is None or workers <= gpus:
+        return 1 if gpus >= 1 else 0
+    on_each = math.ceil(workers / int(gpus))  # a task's part lies on one GPU: .66 each would leave .34 of it idle
+    return int(1000 / on_each) / 1000 if on_each > 1 else 1
+
+
+def run_on_ray(
+    jobs: Sequence[Job],
+    address: str | None,
+    workers: int | None,
+    on_end: OnEnd,
+    on_tick: OnTick,
+    on_lost: Callable[[Job, str], None] = lambda job, reason: None,
+) -> None:
     """Run jobs as Ray tasks, on this machine (no address) or on a cluster that sees the same files at the same paths.
 
     Every run gets one GPU if there are any, and ``job.threads`` CPUs (1 if not said). More workers than GPUs share
-    them evenly; ``workers`` also limits how many runs there are at a time.
+    them evenly; ``workers`` also limits how many runs there are at a time. A run whose machine or Ray worker died goes
+    on elsewhere, at most ``RESTARTS`` times; ``on_lost`` is told.
 
     Raises:
-        UserError: Ray is missing, or there is nothing at the address.
+        UserError: Ray is missing, there is nothing at the address, or no machine is large enough for a run.
     """
     ray = import_ray()
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        here = {"include_dashboard": False} if address is None else {}
-        ray.init(address=address, log_to_driver=False, logging_level="warning", **here)
+        # without "local", Ray would join a cluster that runs here or that RAY_ADDRESS names
+        here = {"address": "local", "include_dashboard": False} if address is None else {"address": address}
+        ray.init(log_to_driver=False, logging_level="warning", **here)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise UserError(f"cannot reach a Ray cluster at {address or 'this machine'}: {error}") from error
     try:
@@ -116,12 +149,14 @@ def run_on_ray(jobs: Sequence[Job], address: str | None, workers: int | None, on
             signal.signal(number, handler)  # Ray's own abort this process; these stop the runs in order
         # the workers need no installation of this package: the module travels with the task
         ray.cloudpickle.register_pickle_by_value(runs)
-        gpus = ray.cluster_resources().get("GPU", 0)
-        share = min(1.0, gpus / workers) if gpus and workers else float(min(1, gpus))
-        share = int(share * 1000) / 1000 if share < 1 else 1
+        share = gpu_share(ray.cluster_resources().get("GPU", 0), workers)
         cpus = jobs[0].threads or 1 if jobs else 1
+        most = max((int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]), default=0)
+        if cpus > most:  # Ray would wait for such a machine for ever
+            raise UserError(f"a run takes {cpus} CPUs, and no machine of Ray's has more than {most}: give --threads N")
         task = ray.remote(runs.execute).options(num_cpus=cpus, num_gpus=share, max_retries=0)
         waiting, flying = list(jobs), {}
+        restarts: Counter[str] = Counter()
         try:
             while waiting or flying:
                 while waiting and (workers is None or len(flying) < workers):
@@ -133,6 +168,12 @@ def run_on_ray(jobs: Sequence[Job], address: str | None, workers: int | None, on
                     try:
                         state = ray.get(reference)
                     except Exception as error:  # a worker that died takes only its own run with it
+                        lost = isinstance(error, (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError))
+                        if lost and restarts[job.id] < RESTARTS:
+                            restarts[job.id] += 1
+                            waiting.append(job)
+                            on_lost(job, type(error).__name__)
+                            continue
                         state = failed(job, error)
                     on_end(job, state)
                 on_tick()
