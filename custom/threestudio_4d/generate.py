@@ -18,6 +18,7 @@ import json
 import os
 import re
 import runpy
+import signal
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -40,7 +41,9 @@ from .data.framing import bounds, cut_window, window_around  # noqa: E402
 from .data.keying import key_out, plain_background  # noqa: E402
 from .errors import UserError  # noqa: E402
 from .guidance.codec import PixelUnshuffleCodec  # noqa: E402
+from .paths import expand, shell_setting  # noqa: E402
 from .prepare.background import choose_method, remove_background  # noqa: E402
+from .prepare.choice import MOST_FRAMES  # noqa: E402
 from .prepare.folder import check_target, complete_folder  # noqa: E402
 from .prepare.masks import keep_largest  # noqa: E402
 from .prepare.pipeline import to_level  # noqa: E402
@@ -53,6 +56,18 @@ RECORD = "generate.json"
 LEAST_SHARE = 0.003  # of the picture that an object covers in every frame
 PICTURE_FILL = 0.75  # longer side of a picture's object, as a share of the frame: as in the training of svd-tiny
 VIEWING_SIDE = 256  # smaller frames are enlarged so far in videos and on the sheet
+
+
+RANGES = {
+    "frames": (2, MOST_FRAMES),
+    "steps": (1, 1000),
+    "height": (8, 2048),
+    "width": (8, 2048),
+    "fps": (0.1, 100),
+    "motion_bucket": (0, 1000),
+    "guidance_scale": (-100, 100),
+    "seed": (-(2**63), 2**63 - 1),
+}
 
 
 class BlankSample(UserError):
@@ -95,10 +110,10 @@ class Request:
         """Raise a ``UserError`` for a value outside its range."""
         if not self.source.strip():
             raise UserError("the sentence is empty. Say what the clip shall show, such as 'a fox walking'.")
-        for name, least in {"frames": 2, "steps": 1, "height": 8, "width": 8, "fps": 0.1, "motion_bucket": 0}.items():
+        for name, (least, most) in RANGES.items():
             value = getattr(self, name)
-            if value is not None and value < least:
-                raise UserError(f"--{name.replace('_', '-')} is {value:g}; it must be {least} or more.")
+            if value is not None and not least <= value <= most:  # so that nan is refused too
+                raise UserError(f"--{name.replace('_', '-')} is {value:g}; it must be from {least} to {most}.")
         if not 0.1 <= self.fill <= 1:
             raise UserError(f"--fill is {self.fill:g}; it must be from 0.1 to 1.")
 
@@ -116,8 +131,8 @@ class Request:
 
 def is_picture(source: str) -> bool:
     """Whether INPUT is meant as a path: it exists, or is one word that ends like a picture's file."""
-    place = Path(source).expanduser()
-    if len(source) < 1000 and place.exists():
+    place = expand(source)
+    if os.path.exists(place):
         return True
     return bool(re.fullmatch(r"\S+", source)) and place.suffix.lower() in PICTURES
 
@@ -193,7 +208,7 @@ def read_object(path: str) -> np.ndarray:
     Raises:
         UserError: no such file, damaged, no picture, or no object in it.
     """
-    place = Path(path).expanduser()
+    place = expand(path)
     if place.is_dir():
         raise UserError(f"INPUT: {place} is a folder. Give one picture, or a sentence.")
     if place.exists() and place.suffix.lower() not in PICTURES:
@@ -291,11 +306,16 @@ def generate(
         BlankSample: the prior drew nothing.
     """
     request.check()
-    out, notes = Path(out).expanduser(), []
-    inputs = [Path(request.source).expanduser()] if is_picture(request.source) else []
+    out, notes = expand(out), []
+    from_picture = is_picture(request.source)
+    if request.negative and from_picture:
+        raise UserError("--negative is for sentences; INPUT is a picture.")
+    if request.motion_bucket is not None and not from_picture:
+        raise UserError("--motion-bucket is for pictures; INPUT is a sentence.")
+    inputs = [expand(request.source)] if from_picture else []
     check_target(out, inputs, overwrite, RECORD)
     with Steps(quiet) as steps:
-        draw = clip_from_picture if is_picture(request.source) else clip_from_text
+        draw = clip_from_picture if from_picture else clip_from_text
         frames = draw(request, steps)
         clip = None
         if not request.keep_background:
@@ -366,10 +386,11 @@ def main(argv: list[str] | None = None) -> int:
     if clip[0].shape[2] == 4:
         print(
             "Train with: python launch.py --config configs/consistent4d.yaml --train "
-            f"data.image_seq_path={out} data.loop=false"
+            f"{shell_setting('data.image_seq_path', out)} data.loop=false"
         )
     return 0
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing half-done is left behind
     sys.exit(main())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from importlib import metadata
 from pathlib import Path
 
@@ -20,6 +21,16 @@ def find_file(path: str | os.PathLike[str]) -> Path | None:
         if candidate.exists():
             return candidate
     return None
+
+
+def expand(path: str | os.PathLike[str]) -> Path:
+    """``~`` and ``~user`` as folders; that of a user who is not there stays, where ``Path`` would raise."""
+    return Path(os.path.expanduser(path))
+
+
+def shell_setting(key: str, path: str | os.PathLike[str]) -> str:
+    """``key=path`` as it can be pasted into a shell."""
+    return shlex.quote(f"{key}={path}")
 
 
 def fetch_command(name: str) -> str:

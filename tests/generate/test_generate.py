@@ -192,7 +192,13 @@ def test_the_picture_is_never_in_the_folder_that_is_replaced(priors, draws, tmp_
         (["notes.txt"], "is not a picture"),
         (["."], "is a folder"),
         (["white.png"], "nothing"),
-        (["a fox", "--frames", "1"], "--frames is 1; it must be 2 or more"),
+        (["~nobody-of-that-name/fox.png"], "does not exist"),
+        (["a fox", "--frames", "1"], "--frames is 1; it must be from 2 to 128"),
+        (["a fox", "--frames", "100000"], "--frames is 100000; it must be from 2 to 128"),
+        (["a fox", "--fps", "nan"], "--fps is nan"),
+        (["a fox", "--seed", "9" * 30], "--seed is"),
+        (["a fox", "--motion-bucket", "9"], "--motion-bucket is for pictures"),
+        (["white.png", "--negative", "fog"], "--negative is for sentences"),
         (["a fox", "--device", "tpu9"], "--device is 'tpu9'"),
     ],
 )
@@ -211,6 +217,7 @@ def test_what_counts_as_a_picture(tmp_path):
     assert tool.is_picture("shots/fox.png") and tool.is_picture(str(tmp_path / "photo"))
     assert not tool.is_picture("a fox walking") and not tool.is_picture("fox")
     assert not tool.is_picture("a picture of fox.png") and not tool.is_picture("a fox. " * 400)
+    assert not tool.is_picture("a fox. " * 60)  # too long for a name, and short of what no path can be
 
 
 def test_it_runs_as_a_file(repository):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -202,6 +203,31 @@ def test_existing_folders(tmp_path):
         prepare([f"{source}/0.png"], source, settings)
 
 
+def test_a_link_to_the_result_stays_a_link(tmp_path):
+    source = str(write_folder(tmp_path / "in", rgba()))
+    prepare([source], tmp_path / "out", Settings(size=32, quiet=True))
+    (tmp_path / "link").symlink_to(tmp_path / "out")
+    prepare([source], tmp_path / "link", Settings(size=16, quiet=True, overwrite=True))
+    assert (tmp_path / "link").is_symlink() and read_clip(tmp_path / "out").shape == (6, 16, 16, 4)
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["in", "link", "out"]
+
+
+@pytest.mark.parametrize(
+    ("source", "out", "message"),
+    [
+        ("in", "in/0.png/out", "in/0.png/out cannot be made: {at}/in/0.png is a file."),
+        ("~nobody-of-that-name/a.mp4", "out", "~nobody-of-that-name/a.mp4 does not exist"),
+        ("x" * 300, "out", "does not exist"),
+    ],
+)
+def test_paths_that_cannot_be(tmp_path, monkeypatch, capsys, source, out, message):
+    write_folder(tmp_path / "in", rgba())
+    monkeypatch.chdir(tmp_path)
+    assert main([source, out]) == 2
+    error = capsys.readouterr().err
+    assert message.format(at=tmp_path) in error and "cannot write" not in error
+
+
 def test_a_failure_while_writing_leaves_the_old_result(tmp_path, monkeypatch):
     source = str(write_folder(tmp_path / "in", rgba()))
     out = prepare([source], tmp_path / "out", Settings(size=32, quiet=True)).out
@@ -287,6 +313,9 @@ def test_the_command_prints_what_to_do_next(tmp_path, capsys):
     printed = capsys.readouterr()
     assert f"data.image_seq_path={tmp_path / 'out'} data.loop=true" in printed.out
     assert "note: --frames asks for 9, there are 6" in printed.err
+    assert main([str(source), str(tmp_path / "my clip's"), "--size", "48"]) == 0
+    command = shlex.split(capsys.readouterr().out.splitlines()[-1].partition("Train with: ")[2])
+    assert f"data.image_seq_path={tmp_path / 'my clip'}'s" in command
 
 
 def test_runs_as_a_folder_without_an_installation(repository, tmp_path):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import glob
+import os
 import re
 import struct
 import zlib
@@ -17,6 +18,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from ..errors import UserError
+from ..paths import expand
 
 # What ``threestudio_4d.prepare`` and ``threestudio_4d.generate`` write beside the frames of a clip; not frames, and
 # nothing to remark on.
@@ -68,8 +70,9 @@ class FrameSource:
             shapes.setdefault(frame.shape[:2], []).append(self.names[index])
             if not broken:
                 out.append(transform(frame))
-        if broken and self.path.is_file() and self.kind == "folder":
-            raise UserError(f"{self.path}: this picture cannot be read. It is damaged or incomplete: write it again.")
+        if broken and self.path.is_file():
+            what = "picture" if self.kind == "folder" else f"{self.kind} ({name_some(broken)})"
+            raise UserError(f"{self.path}: this {what} cannot be read. It is damaged or incomplete: write it again.")
         if broken:
             raise UserError(
                 f"{self.path}: {len(broken)} of {len(wanted)} pictures cannot be read: {name_some(broken)}. "
@@ -315,8 +318,8 @@ def open_source(path: str, key: str, allow_picture: bool = False) -> FrameSource
             f"{key} is empty. Give the path of a clip: a folder of RGBA frames, a video file, or an animated GIF or "
             "WebP."
         )
-    place = Path(path).expanduser()
-    if not place.exists():
+    place = expand(path)
+    if not os.path.exists(place):  # where Path.exists() raises for names that are too long
         matches = [Path(p) for p in glob.glob(str(place))] if glob.has_magic(str(place)) else []
         if matches:
             return FolderSource(place.parent, sorted(matches, key=lambda p: natural_key(p.name)))

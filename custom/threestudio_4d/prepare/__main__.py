@@ -18,6 +18,7 @@ if __name__ == "__main__" and not __package__:  # run as a folder: put both pack
     runpy.run_module("threestudio_4d.prepare", run_name="__main__", alter_sys=True)
 
 from ..errors import UserError  # noqa: E402
+from ..paths import shell_setting  # noqa: E402
 from .background import METHODS  # noqa: E402
 from .choice import DEFAULT_FRAMES, MOST_FRAMES  # noqa: E402
 from .pipeline import Prepared, prepare  # noqa: E402
@@ -154,7 +155,7 @@ def summary(result: Prepared, settings: Settings) -> str:
         loop = str(settings.loop).lower()
         lines.append(
             "Train with: python launch.py --config configs/consistent4d.yaml --train "
-            f"data.image_seq_path={result.out} data.loop={loop}"
+            f"{shell_setting('data.image_seq_path', result.out)} data.loop={loop}"
         )
     return "\n".join(lines)
 

@@ -20,6 +20,10 @@ def check_target(out: Path, inputs: list[Path], overwrite: bool, record: str = "
 
     ``overwrite`` replaces an earlier clip, known by its ``record``, and never a folder that holds anything else.
     """
+    if not os.path.exists(out):
+        parent = next(place for place in out.absolute().parents if os.path.exists(place))
+        if not parent.is_dir() or not os.access(parent, os.W_OK):
+            raise UserError(f"{out} cannot be made: {parent} is {'not writable' if parent.is_dir() else 'a file'}.")
     if any(out.resolve() == place.resolve() or out.resolve() in place.resolve().parents for place in inputs):
         raise UserError(f"{out} holds the input. Give another folder for the result.")
     if out.exists() and not out.is_dir():
@@ -41,7 +45,7 @@ def check_target(out: Path, inputs: list[Path], overwrite: bool, record: str = "
 @contextmanager
 def complete_folder(out: Path) -> Iterator[Path]:
     """A folder beside ``out`` to write into, which takes the place of ``out`` when the block ends without an error."""
-    out = Path(os.path.abspath(out))
+    out = out.resolve()  # the folder that a link leads to is replaced, not the link
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     shutil.rmtree(partial, ignore_errors=True)

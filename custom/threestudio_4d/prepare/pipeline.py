@@ -14,6 +14,7 @@ from ..data.clip import limit_size, premultiply, resize_premultiplied, unpremult
 from ..data.frame_sources import FolderSource, FrameSource, name_some, natural_key, open_source
 from ..data.framing import Window, border_warning, common_box, cut_window, square_window, window_around
 from ..errors import UserError
+from ..paths import expand
 from ..system.pictures import write_png
 from .background import Cutout, choose_method, looks, remove_background
 from .choice import Choice, choose
@@ -54,8 +55,8 @@ def prepare(inputs: list[str], out: str | Path, settings: Settings | None = None
     """
     settings = settings or Settings()
     settings.check()
-    out = Path(out).expanduser()
-    check_target(out, [Path(place).expanduser() for place in inputs], settings.overwrite)
+    out = expand(out)
+    check_target(out, [expand(place) for place in inputs], settings.overwrite)
     with Steps(settings.quiet) as steps:
         return _Preparation(inputs, out, settings, steps).run()
 
@@ -68,7 +69,7 @@ def open_input(inputs: list[str]) -> FrameSource:
     """
     if len(inputs) == 1:
         return open_source(inputs[0], "INPUT", allow_picture=True)
-    files = [Path(place).expanduser() for place in inputs]
+    files = [expand(place) for place in inputs]
     absent = [str(place) for place in files if not place.is_file()]
     if absent:
         raise UserError(f"INPUT: several inputs must all be pictures, and there is no file {name_some(absent)}.")

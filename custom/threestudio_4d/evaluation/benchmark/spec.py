@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError, safe_load
 
 from ...errors import UserError
-from ...paths import project_root
+from ...paths import expand, project_root
 from ..protocols import find_metrics, find_protocol
 from .runs import Job
 
@@ -348,7 +348,7 @@ class _Reader:
         return check_overrides([] if values is None else values, f"{self.source}: '{prefix}overrides'")
 
     def find(self, value: Any, where: str) -> Path:
-        path = Path(self.text(value, where)).expanduser()
+        path = expand(self.text(value, where))
         for place in self.places:
             if (place / path).exists():
                 return (place / path).resolve()
