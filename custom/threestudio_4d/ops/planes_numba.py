@@ -24,10 +24,31 @@ def texel(position, size):
 
 
 @compiled
-def _corner_steps(resolution, a, b):
+def _corners(resolution, lower, a, b, offset):
+    """Rows of the four texels around a point in the plane of axes a and b, whose rows start at ``offset``."""
+    row = offset + lower[b] * resolution[a] + lower[a]
     step_a = 1 if resolution[a] > 1 else 0
     step_b = resolution[a] if resolution[b] > 1 else 0
-    return step_a, step_b
+    return row, row + step_a, row + step_b, row + step_a + step_b
+
+
+@compiled
+def _corner_weights(u, v):
+    one = np.float32(1.0)
+    return (one - u) * (one - v), u * (one - v), (one - u) * v, u * v
+
+
+@compiled
+def _corner_weight_changes(u, v, du, dv):
+    """Change of the weights when (u, v) moves by (du, dv)."""
+    one = np.float32(1.0)
+    return -du * (one - v) - dv * (one - u), du * (one - v) - dv * u, dv * (one - u) - du * v, du * v + dv * u
+
+
+@compiled
+def _scratch(channels):
+    """Room for one point: cell, blend weight and slope of each axis, and what the six planes hold there."""
+    return np.empty(4, np.int64), np.empty(4, np.float32), np.empty(4, np.float32), np.empty((6, channels), np.float32)
 
 
 @compiled
@@ -43,13 +64,9 @@ def lookup_values(texels, point_index, coords, resolution, lower, fraction, slop
     plane = 0
     for a in range(3):
         for b in range(a + 1, 4):
-            step_a, step_b = _corner_steps(resolution, a, b)
-            row = offset + lower[b] * resolution[a] + lower[a]
-            u, v = fraction[a], fraction[b]
-            one = np.float32(1.0)
-            w00, w10, w01, w11 = (one - u) * (one - v), u * (one - v), (one - u) * v, u * v
-            p00, p10 = texels[row], texels[row + step_a]
-            p01, p11 = texels[row + step_b], texels[row + step_a + step_b]
+            r00, r10, r01, r11 = _corners(resolution, lower, a, b, offset)
+            w00, w10, w01, w11 = _corner_weights(fraction[a], fraction[b])
+            p00, p10, p01, p11 = texels[r00], texels[r10], texels[r01], texels[r11]
             out = values[plane]
             for c in range(channels):
                 out[c] = w00 * p00[c] + w10 * p10[c] + w01 * p01[c] + w11 * p11[c]
@@ -60,10 +77,7 @@ def lookup_values(texels, point_index, coords, resolution, lower, fraction, slop
 @compiled
 def _forward(texels, coords, resolution, hybrid, features, start, stop):
     channels = texels.shape[1]
-    lower = np.empty(4, np.int64)
-    fraction = np.empty(4, np.float32)
-    slope = np.empty(4, np.float32)
-    values = np.empty((6, channels), np.float32)
+    lower, fraction, slope, values = _scratch(channels)
     for n in range(start, stop):
         lookup_values(texels, n, coords, resolution, lower, fraction, slope, values)
         out = features[n]
@@ -106,13 +120,9 @@ def scatter_values(grads, resolution, lower, fraction, grad_texels):
     plane = 0
     for a in range(3):
         for b in range(a + 1, 4):
-            step_a, step_b = _corner_steps(resolution, a, b)
-            row = offset + lower[b] * resolution[a] + lower[a]
-            u, v = fraction[a], fraction[b]
-            one = np.float32(1.0)
-            w00, w10, w01, w11 = (one - u) * (one - v), u * (one - v), (one - u) * v, u * v
-            g00, g10 = grad_texels[row], grad_texels[row + step_a]
-            g01, g11 = grad_texels[row + step_b], grad_texels[row + step_a + step_b]
+            r00, r10, r01, r11 = _corners(resolution, lower, a, b, offset)
+            w00, w10, w01, w11 = _corner_weights(fraction[a], fraction[b])
+            g00, g10, g01, g11 = grad_texels[r00], grad_texels[r10], grad_texels[r01], grad_texels[r11]
             g = grads[plane]
             for c in range(channels):
                 g00[c] += w00 * g[c]
@@ -135,12 +145,10 @@ def _coordinate_gradient(texels, grads, resolution, lower, fraction, slope, out)
     plane = 0
     for a in range(3):
         for b in range(a + 1, 4):
-            step_a, step_b = _corner_steps(resolution, a, b)
-            row = offset + lower[b] * resolution[a] + lower[a]
+            r00, r10, r01, r11 = _corners(resolution, lower, a, b, offset)
             u, v = fraction[a], fraction[b]
             one = np.float32(1.0)
-            p00, p10 = texels[row], texels[row + step_a]
-            p01, p11 = texels[row + step_b], texels[row + step_a + step_b]
+            p00, p10, p01, p11 = texels[r00], texels[r10], texels[r01], texels[r11]
             along_a = np.float32(0.0)
             along_b = np.float32(0.0)
             for c in range(channels):
@@ -155,12 +163,8 @@ def _coordinate_gradient(texels, grads, resolution, lower, fraction, slope, out)
 
 @compiled
 def _backward(texels, coords, resolution, hybrid, grad, grad_texels, grad_coords, to_texels, to_coords, start, stop):
-    channels = texels.shape[1]
-    lower = np.empty(4, np.int64)
-    fraction = np.empty(4, np.float32)
-    slope = np.empty(4, np.float32)
-    values = np.empty((6, channels), np.float32)
-    grads = np.empty((6, channels), np.float32)
+    lower, fraction, slope, values = _scratch(texels.shape[1])
+    grads = np.empty_like(values)
     for n in range(start, stop):
         lookup_values(texels, n, coords, resolution, lower, fraction, slope, values)
         value_gradients(values, grad[n], hybrid, grads)
@@ -194,23 +198,15 @@ class PlaneLookupCPU(torch.autograd.Function):
         inputs = (texels.numpy(), coords.numpy(), ctx.resolution, ctx.hybrid, grad.contiguous().numpy())
         split, moved = buffers.numpy(), grad_coords.numpy()
 
-        def task(index: int, start: int, stop: int) -> None:
-            target = moved
-            _backward(*inputs, split[index], target, to_texels, to_coords, start, stop)
-
-        run_parts(task, parts)
+        run_parts(lambda i, start, stop: _backward(*inputs, split[i], moved, to_texels, to_coords, start, stop), parts)
         grad_texels = buffers.sum(dim=0) if to_texels and len(parts) > 1 else buffers[0]
         return grad_texels if to_texels else None, grad_coords if to_coords else None, None, None
 
 
 @compiled
 def _slopes_forward(texels, coords, resolution, hybrid, cotangent, slopes, start, stop):
-    channels = texels.shape[1]
-    lower = np.empty(4, np.int64)
-    fraction = np.empty(4, np.float32)
-    slope = np.empty(4, np.float32)
-    values = np.empty((6, channels), np.float32)
-    grads = np.empty((6, channels), np.float32)
+    lower, fraction, slope, values = _scratch(texels.shape[1])
+    grads = np.empty_like(values)
     for n in range(start, stop):
         lookup_values(texels, n, coords, resolution, lower, fraction, slope, values)
         value_gradients(values, cotangent[n], hybrid, grads)
@@ -224,18 +220,13 @@ def _lookup_tangents(texels, direction, resolution, lower, fraction, slope, tang
     plane = 0
     for a in range(3):
         for b in range(a + 1, 4):
-            step_a, step_b = _corner_steps(resolution, a, b)
-            row = offset + lower[b] * resolution[a] + lower[a]
-            u, v = fraction[a], fraction[b]
-            one = np.float32(1.0)
+            r00, r10, r01, r11 = _corners(resolution, lower, a, b, offset)
             du, dv = direction[a] * slope[a], direction[b] * slope[b]
-            w00, w10 = -du * (one - v) - dv * (one - u), du * (one - v) - dv * u
-            w01, w11 = dv * (one - u) - du * v, du * v + dv * u
-            p00, p10 = texels[row], texels[row + step_a]
-            p01, p11 = texels[row + step_b], texels[row + step_a + step_b]
+            t00, t10, t01, t11 = _corner_weight_changes(fraction[a], fraction[b], du, dv)
+            p00, p10, p01, p11 = texels[r00], texels[r10], texels[r01], texels[r11]
             out = tangents[plane]
             for c in range(texels.shape[1]):
-                out[c] = w00 * p00[c] + w10 * p10[c] + w01 * p01[c] + w11 * p11[c]
+                out[c] = t00 * p00[c] + t10 * p10[c] + t01 * p01[c] + t11 * p11[c]
             offset += resolution[a] * resolution[b]
             plane += 1
 
@@ -283,16 +274,11 @@ def _scatter_dual(by_tangent, by_value, direction, resolution, lower, fraction, 
     plane = 0
     for a in range(3):
         for b in range(a + 1, 4):
-            step_a, step_b = _corner_steps(resolution, a, b)
-            row = offset + lower[b] * resolution[a] + lower[a]
-            u, v = fraction[a], fraction[b]
-            one = np.float32(1.0)
+            r00, r10, r01, r11 = _corners(resolution, lower, a, b, offset)
+            w00, w10, w01, w11 = _corner_weights(fraction[a], fraction[b])
             du, dv = direction[a] * slope[a], direction[b] * slope[b]
-            w00, w10, w01, w11 = (one - u) * (one - v), u * (one - v), (one - u) * v, u * v
-            t00, t10 = -du * (one - v) - dv * (one - u), du * (one - v) - dv * u
-            t01, t11 = dv * (one - u) - du * v, du * v + dv * u
-            g00, g10 = grad_texels[row], grad_texels[row + step_a]
-            g01, g11 = grad_texels[row + step_b], grad_texels[row + step_a + step_b]
+            t00, t10, t01, t11 = _corner_weight_changes(fraction[a], fraction[b], du, dv)
+            g00, g10, g01, g11 = grad_texels[r00], grad_texels[r10], grad_texels[r01], grad_texels[r11]
             g, h = by_value[plane], by_tangent[plane]
             for c in range(channels):
                 g00[c] += w00 * g[c] + t00 * h[c]
@@ -310,14 +296,10 @@ def _scatter_dual(by_tangent, by_value, direction, resolution, lower, fraction, 
 def _slopes_backward(
     texels, coords, resolution, hybrid, cotangent, directions, grad_texels, grad_cotangent, to_texels, start, stop
 ):
-    channels = texels.shape[1]
-    lower = np.empty(4, np.int64)
-    fraction = np.empty(4, np.float32)
-    slope = np.empty(4, np.float32)
-    values = np.empty((6, channels), np.float32)
-    tangents = np.empty((6, channels), np.float32)
-    by_tangent = np.empty((6, channels), np.float32)
-    by_value = np.empty((6, channels), np.float32)
+    lower, fraction, slope, values = _scratch(texels.shape[1])
+    tangents = np.empty_like(values)
+    by_tangent = np.empty_like(values)
+    by_value = np.empty_like(values)
     for n in range(start, stop):
         lookup_values(texels, n, coords, resolution, lower, fraction, slope, values)
         _lookup_tangents(texels, directions[n], resolution, lower, fraction, slope, tangents)
