@@ -5,14 +5,17 @@ import json
 import cv2
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 from tiny_mvdream import TEXT_WIDTH, tiny_mvdream
 from toy_meshes import toy_meshes
 
+from threestudio_4d.errors import UserError
 from threestudio_4d.guidance.mvdream_guidance import load_mvdream
 from threestudio_4d.guidance.mvdream_model import MVDreamModel
 from threestudio_4d.prior import mvdream_sheet, train_mvdream
 from threestudio_4d.prior.clip_model import ImageTextModel
 from threestudio_4d.prior.clip_networks import build_clip_tiny, build_tokenizer
+from threestudio_4d.prior.initial_weights import start_unet_from
 from threestudio_4d.prior.mvdream_evaluation import (
     ViewGroups,
     colour_histograms,
@@ -24,6 +27,8 @@ from threestudio_4d.prior.mvdream_evaluation import (
     unrelated,
     variants,
 )
+from threestudio_4d.prior.mvdream_networks import build_mvdream_tiny
+from threestudio_4d.prior.sd_networks import build_sd_tiny
 from threestudio_4d.prior.train_mvdream import MVDreamTask, MVDreamTrainingConfig
 from threestudio_4d.prior.training import train
 
@@ -36,6 +41,22 @@ def embed(captions: torch.Tensor) -> torch.Tensor:
     """Contexts that differ by caption only."""
     table = torch.randn(3, 5, TEXT_WIDTH, generator=torch.Generator().manual_seed(0))
     return table[captions]
+
+
+def test_views_start_from_pictures(tmp_path):
+    """A prior of views that starts from one of pictures draws what that draws, whatever the cameras."""
+    torch.manual_seed(0)
+    pictures = build_sd_tiny(None, 16, (16, 32), TEXT_WIDTH).eval()
+    pictures.save(tmp_path, dtype=torch.float32)
+    views = build_mvdream_tiny(None, 16, (16, 32), TEXT_WIDTH, views=1).eval()
+    start_unet_from(views.unet, tmp_path, UNet2DConditionModel, new="class_embedding.")
+    noisy, t, text = torch.randn(2, 12, 8, 8), torch.tensor([10, 900]), torch.randn(2, 5, TEXT_WIDTH)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            views.denoise(noisy, t, text, torch.randn(2, 16)), pictures.denoise(noisy, t, text), rtol=1e-4, atol=1e-5
+        )
+    with pytest.raises(UserError, match="lacks class_embedding"):
+        start_unet_from(views.unet, tmp_path, UNet2DConditionModel)
 
 
 def test_strangers_keep_their_own_place():

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from torch import nn
+
 from ..guidance.codec import PixelUnshuffleCodec
 from ..guidance.mvdream_model import CAMERA_DIM, VIEWS, MVDreamModel
 from ..guidance.text import TextConditioner
-from .sd_networks import PATCH_SIZE, pixel_schedule, pixel_unet
+from .sd_networks import CHANNELS, PATCH_SIZE, pixel_schedule, pixel_unet
 
 
 def build_mvdream_tiny(
     text: TextConditioner | None,
     image_size: int = 64,
-    channels: tuple[int, ...] = (48, 96, 96),
+    channels: tuple[int, ...] = CHANNELS,
     context_width: int | None = None,
     views: int = VIEWS,
 ) -> MVDreamModel:
@@ -34,7 +36,8 @@ def build_mvdream_tiny(
         context_width,
         class_embed_type="projection",
         projection_class_embeddings_input_dim=CAMERA_DIM,
-        norm_num_groups=8,  # enough channels a group that the shift by time and camera survives the norm
-        use_linear_projection=True,
     )
+    # Cameras mean nothing at first: started from a prior of pictures, it draws what that draws.
+    nn.init.zeros_(unet.class_embedding.linear_2.weight)
+    nn.init.zeros_(unet.class_embedding.linear_2.bias)
     return MVDreamModel(unet, PixelUnshuffleCodec(PATCH_SIZE), pixel_schedule(), text, views)

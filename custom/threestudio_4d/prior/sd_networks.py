@@ -11,6 +11,7 @@ from ..guidance.sd_model import StableDiffusionModel
 from ..guidance.text import TextConditioner
 
 PATCH_SIZE = 2
+CHANNELS = (48, 96, 96)
 
 
 def pixel_schedule() -> DDIMScheduler:
@@ -34,7 +35,8 @@ def pixel_unet(
 ) -> UNet2DConditionModel:
     """A UNet on unshuffled pixels with attention at all but the finest resolution; arguments as in ``build_sd_tiny``.
 
-    ``options`` are more settings of its class.
+    One for pictures and for views, so that a prior of views can start from one of pictures. ``options`` are more
+    settings of its class.
     """
     latent_channels = 3 * PATCH_SIZE**2
     coarser = len(channels) - 1
@@ -49,6 +51,8 @@ def pixel_unet(
         cross_attention_dim=context_width if text is None else text.width,
         # diffusers reads this as the number of heads
         attention_head_dim=tuple(max(width // 32, 1) for width in channels),
+        norm_num_groups=8,  # enough channels a group that the shift by time and camera survives the norm
+        use_linear_projection=True,
         **options,
     )
 
@@ -56,18 +60,18 @@ def pixel_unet(
 def build_sd_tiny(
     text: TextConditioner | None,
     image_size: int = 64,
-    channels: tuple[int, ...] = (64, 64, 96),
+    channels: tuple[int, ...] = CHANNELS,
     context_width: int | None = None,
 ) -> StableDiffusionModel:
-    """An untrained prior on pixels, 3.4 M parameters in its UNet at the default size.
+    """An untrained prior on pixels, 3.9 M parameters in its UNet at the default size.
 
     Attention stands at all but the finest resolution.
 
     Args:
         text: the frozen tower that it attends to.
         image_size: side of the pictures.
-        channels: of the UNet's resolutions, the finest first; multiples of 16.
+        channels: of the UNet's resolutions, the finest first; multiples of 16, and of 32 but for the first.
         context_width: channels of the embeddings, where there is no tower.
     """
-    unet = pixel_unet(text, image_size, channels, context_width, norm_num_groups=16)
+    unet = pixel_unet(text, image_size, channels, context_width)
     return StableDiffusionModel(unet, PixelUnshuffleCodec(PATCH_SIZE), pixel_schedule(), text)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from diffusers import UNet3DConditionModel
+from diffusers.models.transformers.transformer_temporal import TransformerTemporalModel
+from torch import nn
 
 from ..guidance.codec import PixelUnshuffleCodec
 from ..guidance.t2v_model import TextToVideoModel
@@ -46,6 +48,12 @@ def build_t2v_tiny(
         up_block_types=(*("UpBlock3D",) * coarser, "CrossAttnUpBlock3D"),
         cross_attention_dim=context_width if text is None else text.width,
         attention_head_dim=HEAD_WIDTH,
-        norm_num_groups=16,
+        norm_num_groups=8,
     )
+    # Transformers along time begin as nothing, as its convolutions along time do: trained on pictures, the network
+    # draws each frame for itself until it learns to look at the others.
+    for module in unet.modules():
+        if isinstance(module, TransformerTemporalModel):
+            nn.init.zeros_(module.proj_out.weight)
+            nn.init.zeros_(module.proj_out.bias)
     return TextToVideoModel(unet, PixelUnshuffleCodec(PATCH_SIZE), pixel_schedule(), text, frames)

@@ -15,6 +15,7 @@ class TextTrainingConfig(TrainingConfig):
         pack: meshes, as ``threestudio_4d.prior.assets`` writes them; several with commas between.
         text: image-text prior whose frozen text tower is used, and which judges samples: a name or a folder.
         limit: at most that many animated assets and as many stills; 0 takes all.
+        initial: folder of a prior to start from: of the same kind, or for views and clips one of pictures.
         image_size: of the pictures, views or frames.
         channels: of the UNet's resolutions, the finest first, separated by commas.
         text_dropout: share of samples without text, for classifier-free guidance.
@@ -26,6 +27,7 @@ class TextTrainingConfig(TrainingConfig):
     pack: str
     text: str = "clip-tiny"
     limit: int = 0
+    initial: str | None = None
     image_size: int = 64
     channels: str
     text_dropout: float = 0.1

@@ -1,6 +1,9 @@
 """Train the built-in text-to-multi-view prior ``mvdream-tiny`` on renders of posed meshes and their captions.
 
-    python -m threestudio_4d.prior.train_mvdream --pack motion.npz --text clip-tiny --out run/mvdream --minutes 12
+    python -m threestudio_4d.prior.train_mvdream --pack motion.npz --text clip-tiny --initial run/sd/prior \
+        --out run/mvdream --minutes 12
+
+MVDream starts from Stable Diffusion, and ``mvdream-tiny`` from ``sd-tiny`` (``--initial``).
 
 A second call with the same ``--out`` goes on where the first one stopped.
 """
@@ -13,12 +16,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from ..guidance.mvdream_model import VIEWS, MVDreamModel, camera_condition
 from ..guidance.score_distillation import add_noise, v_from_eps_x0
 from .captions import TEMPLATES, Captions
 from .clip_model import ImageTextModel
+from .initial_weights import start_unet_from
 from .jitter import ShapeJitter
 from .mvdream_evaluation import (
     ViewGroups,
@@ -59,6 +64,8 @@ class MVDreamTask:
         self.config = config
         self.clip = ImageTextModel.load(config.text, device)
         self.model = build_mvdream_tiny(self.clip.text, config.image_size, config.widths).to(device)
+        if config.initial:
+            start_unet_from(self.model.unet, config.initial, UNet2DConditionModel, new="class_embedding.")
         self.meshes = PosedMeshes.load(config.pack, device, config.limit or None)
         self.captions = Captions.from_meshes(self.meshes, TEMPLATES)
         half = torch.bfloat16 if device.type == "cuda" else torch.float32

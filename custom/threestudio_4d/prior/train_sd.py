@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from ..guidance.score_distillation import add_noise, v_from_eps_x0
@@ -20,6 +21,7 @@ from ..guidance.sd_model import StableDiffusionModel
 from .captions import TEMPLATES, Captions
 from .clip_evaluation import picture_features, view_accuracy
 from .clip_model import ImageTextModel
+from .initial_weights import start_unet_from
 from .jitter import ShapeJitter
 from .scenes import PosedMeshes
 from .sd_evaluation import CaptionedPictures, denoising_losses, one_step_psnr, sample_pictures, sample_scores
@@ -40,7 +42,7 @@ class SdTrainingConfig(TextTrainingConfig):
         evaluation_pictures: renders that the final scores are measured on, of each split.
     """
 
-    channels: str = "64,64,96"
+    channels: str = "48,96,96"
     view_share: float = 0.5
     jitter_steps: int = 0
     evaluation_pictures: int = 2048
@@ -53,6 +55,8 @@ class SdTask:
         self.config = config
         self.clip = ImageTextModel.load(config.text, device)
         self.model = build_sd_tiny(self.clip.text, config.image_size, config.widths).to(device)
+        if config.initial:
+            start_unet_from(self.model.unet, config.initial, UNet2DConditionModel)
         self.meshes = PosedMeshes.load(config.pack, device, config.limit or None)
         self.captions = Captions.from_meshes(self.meshes, TEMPLATES)
         half = torch.bfloat16 if device.type == "cuda" else torch.float32

@@ -8,8 +8,7 @@ one stopped. The prior is ``run/svd/prior``.
 from __future__ import annotations
 
 import json
-import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ from .svd_evaluation import (
     scores,
 )
 from .svd_networks import build_svd_tiny, motion_bucket
-from .training import TrainingConfig, parse_config, train
+from .training import TrainingConfig, parse_config, stage_config, train_stages
 
 LATENT_CLIPS = 32
 
@@ -228,46 +227,22 @@ class VideoTask(_ClipTask):
         average.save(folder)
 
 
-def stage_config(config: SVDTrainingConfig, stage: str) -> TrainingConfig:
-    """The loop's settings for ``vae`` or ``svd``."""
-    values = asdict(config)
-    settings = {field.name: values[field.name] for field in fields(TrainingConfig)}
-    settings["out"] = str(Path(config.out) / stage)
-    if stage == "vae":
-        settings |= {
-            "minutes": config.vae_minutes,
-            "max_steps": config.vae_max_steps,
-            "batch_size": config.vae_batch_size,
-            "learning_rate": config.vae_learning_rate,
-            "ema_decay": min(config.ema_decay, 0.998),
-        }
-    return TrainingConfig(**settings)
-
-
-def minutes_trained(config: TrainingConfig) -> float:
-    """Minutes that a stage has been trained for; infinite if it is complete."""
-    path = Path(config.out) / "training.json"
-    history = json.loads(path.read_text())["history"] if path.exists() else []
-    if not history:
-        return 0.0
-    done = history[-1]["minutes"] >= config.minutes or history[-1]["step"] >= config.max_steps
-    return math.inf if done else history[-1]["minutes"]
-
-
 def main() -> None:
     config = parse_config(SVDTrainingConfig, __doc__, batch_size=192, ema_decay=0.999)
-    stage, left = stage_config(config, "vae"), config.call_minutes
-    initial = config.initial or Path(stage.out) / "prior"
-    if config.initial is None and not math.isinf(before := minutes_trained(stage)):
-        stage.call_minutes = left
-        train(lambda device, seed: AutoencoderTask(config, device, seed), stage)
-        left -= min(minutes_trained(stage), stage.minutes) - before
-        if left <= 0 or not math.isinf(minutes_trained(stage)):
-            return
-    stage = stage_config(config, "svd")
-    if not math.isinf(minutes_trained(stage)):
-        stage.call_minutes = left
-        train(lambda device, seed: VideoTask(config, initial, device, seed), stage)
+    autoencoder = stage_config(
+        config,
+        "vae",
+        minutes=config.vae_minutes,
+        max_steps=config.vae_max_steps,
+        batch_size=config.vae_batch_size,
+        learning_rate=config.vae_learning_rate,
+        ema_decay=min(config.ema_decay, 0.998),
+    )
+    initial = config.initial or Path(autoencoder.out) / "prior"
+    stages = [(stage_config(config, "svd"), lambda device, seed: VideoTask(config, initial, device, seed))]
+    if config.initial is None:
+        stages.insert(0, (autoencoder, lambda device, seed: AutoencoderTask(config, device, seed)))
+    train_stages(stages)
 
 
 if __name__ == "__main__":

@@ -1,36 +1,40 @@
 """Train the built-in text-to-video prior ``t2v-tiny`` on renders of moving meshes and their captions.
 
-    python -m threestudio_4d.prior.train_t2v --pack motion.npz --text clip-tiny --out run/t2v --minutes 12
+    python -m threestudio_4d.prior.train_t2v --pack motion.npz --text clip-tiny --out run/t2v
 
-A second call with the same ``--out`` goes on where the first one stopped.
+Two stages, as ModelScope's UNet came from Stable Diffusion's: all that looks at one frame learns from single pictures
+(``run/t2v/pictures``), of which there are many more than clips, then everything learns from clips. The prior is
+``run/t2v/clips/prior``. A second call with the same ``--out`` goes on where the first one stopped.
 """
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from diffusers import UNet3DConditionModel
 from torch import Tensor
 
-from ..errors import UserError
 from ..guidance.score_distillation import add_noise, v_from_eps_x0
 from ..guidance.t2v_model import TextToVideoModel
+from ..guidance.temporal_bypass import temporal_bypass, temporal_modules
 from .captions import TEMPLATES, Captions
 from .clip_model import ImageTextModel
 from .clip_sampler import ClipSampler
+from .initial_weights import start_unet_from
 from .jitter import ShapeJitter
 from .scenes import PosedMeshes
 from .sentence_table import SentenceTable
 from .t2v_evaluation import CaptionedClips, denoising_losses, one_step_clips, psnr, sample_clips, sample_scores
 from .t2v_networks import FRAMES, build_t2v_tiny
 from .text_training import TextTrainingConfig
-from .training import draw_timesteps, parse_config, train
+from .training import draw_timesteps, parse_config, stage_config, train_stages
+from .view_sampler import ViewSampler
 from .view_words import VIEW_WORDS, draw_views
-
-MOST_SEQUENCES = 65535  # that one call of CUDA's attention takes
 
 
 @dataclass(kw_only=True)
@@ -38,6 +42,8 @@ class T2vTrainingConfig(TextTrainingConfig):
     """Settings of the training of ``t2v-tiny``; see ``TextTrainingConfig`` for the others.
 
     Attributes:
+        picture_minutes, picture_max_steps, picture_batch_size, picture_learning_rate: of the stage on pictures; with
+            ``initial`` there is none.
         frames: of the clips; the pack holds whole ones (``threestudio_4d.prior.assets --clip-frames 24``).
         strides: steps through the 24 poses of a clip, separated by commas. The network is not told which: with one
             value all clips run at one speed. 2 shows four thirds of a cycle in 16 frames.
@@ -51,6 +57,10 @@ class T2vTrainingConfig(TextTrainingConfig):
         evaluation_steps: steps of DDIM of the samples that are scored.
     """
 
+    picture_minutes: float = 6.0
+    picture_max_steps: int = 10**9
+    picture_batch_size: int = 1024
+    picture_learning_rate: float = 1e-3
     frames: int = FRAMES
     strides: str = "2"
     channels: str = "96,96"
@@ -70,57 +80,59 @@ def shifted(t: Tensor, last: int, shift: float) -> Tensor:
     return (last * shift * u / (1 + (shift - 1) * u)).round().long()
 
 
-class T2vTask:
-    """Clips with their captions; see ``training.PriorTask``."""
+class _CaptionedTask:
+    """What the two stages share: the network, captioned assets, timesteps, the loss."""
 
     def __init__(self, config: T2vTrainingConfig, device: torch.device, seed: int) -> None:
-        self.config = config
+        self.config, self.device = config, device
         self.clip = ImageTextModel.load(config.text, device)
         model = build_t2v_tiny(self.clip.text, config.image_size, config.frames, config.widths)
         self.model = model.to(device).train()
-        self.shape = _latent_shape(model, config)
-        if device.type == "cuda" and config.batch_size * self.shape[-1] * self.shape[-2] > MOST_SEQUENCES:
-            raise UserError(
-                f"batch_size={config.batch_size} is too much for attention along time on a GPU: at most "
-                f"{MOST_SEQUENCES // (self.shape[-1] * self.shape[-2])} clips of this size"
-            )
         self.meshes = PosedMeshes.load(config.pack, device, config.limit or None)
         self.captions = Captions.from_meshes(self.meshes, TEMPLATES)
         half = torch.bfloat16 if device.type == "cuda" else torch.float32
         self.table = SentenceTable(self.clip.text, self.captions.sentences, VIEW_WORDS, half)
-        self.sampler = self._sampler(seed, False, config.still_share)
-        self.held_out = self._clips(validation=True)
-        self.training = self._clips(validation=False)
-        self.mean_frame = self.training.video.mean((0, 1))
-        self.jitter = None
-        if config.jitter_steps:
-            self.jitter = ShapeJitter(self.meshes, seed, recoloured_share=config.recoloured_share, by_asset=True)
+        self.jitter: ShapeJitter | None = None  # made after the clips that are scored on, which show assets as they are
         self.generator = torch.Generator(device).manual_seed(seed)
 
-    def _sampler(self, seed: int, validation: bool, still_share: float) -> ClipSampler:
+    def _clip_sampler(self, seed: int, validation: bool, still_share: float, frames: int) -> ClipSampler:
         config = self.config
         return ClipSampler(
-            self.meshes, config.frames, config.image_size, seed, validation, still_share, self.captions,
+            self.meshes, frames, config.image_size, seed, validation, still_share, self.captions,
             cfg=ClipSampler.Config(strides=tuple(int(stride) for stride in config.strides.split(","))),
         )  # fmt: skip
 
     @torch.no_grad()
-    def _clips(self, validation: bool) -> CaptionedClips:
+    def _true_clips(self, validation: bool, frames: int, count: int) -> CaptionedClips:
         """Clips of moving assets in their own shape, the same in every run, captioned with asset and action."""
-        sampler = self._sampler(4321, validation, 0.0)
-        return CaptionedClips.draw(sampler, self.captions, self.meshes.pose_asset, self.config.evaluation_clips)
+        sampler = self._clip_sampler(4321, validation, 0.0, frames)
+        return CaptionedClips.draw(sampler, self.captions, self.meshes.pose_asset, count)
 
-    def draw(self, count: int) -> tuple[Tensor, ...]:
-        """Clips [B, F, 3, S, S], contexts [B, L, D], timesteps [B] and noise [B, C, F, h, w]."""
-        clips, config = self.sampler(count), self.config
-        device = clips.video.device
-        u = torch.rand(4, count, generator=self.generator, device=device)
-        sentence = self.captions.draw(clips.pose[:, 0], self.meshes.pose_asset, u[:2], config.action_share)
-        view = draw_views(clips.elevation, clips.azimuth, u[2], config.view_share)
+    def _new_shapes(self, seed: int) -> ShapeJitter | None:
+        if not self.config.jitter_steps:
+            return None
+        return ShapeJitter(self.meshes, seed, recoloured_share=self.config.recoloured_share, by_asset=True)
+
+    def _noised(
+        self, video: Tensor, pose: Tensor, elevation: Tensor, azimuth: Tensor, timestep_shift: float
+    ) -> tuple[Tensor, ...]:
+        """Clips [B, F, 3, S, S] with contexts [B, L, D], timesteps [B] and noise [B, C, F, h, w]."""
+        config, count = self.config, len(video)
+        u = torch.rand(4, count, generator=self.generator, device=self.device)
+        sentence = self.captions.draw(pose, self.meshes.pose_asset, u[:2], config.action_share)
+        view = draw_views(elevation, azimuth, u[2], config.view_share)
         context = self.table(sentence, view, u[3] < config.text_dropout)
         last = self.model.num_train_timesteps - 1
-        t = shifted(draw_timesteps(count, last, config.terminal_share, device), last, config.timestep_shift)
-        return clips.video, context, t, torch.randn((count, *self.shape), device=device)
+        t = shifted(draw_timesteps(count, last, config.terminal_share, self.device), last, timestep_shift)
+        channels, height, width = self.model.latent_shape()
+        return video, context, t, torch.randn((count, channels, video.shape[1], height, width), device=self.device)
+
+    def _contexts(self, clips: CaptionedClips) -> dict[str, Tensor]:
+        return {
+            "right_text": self.table(clips.caption),
+            "wrong_text": self.table(clips.wrong_captions()),
+            "no_text": self.table.empty.expand(len(clips), -1, -1),
+        }
 
     def loss(self, model: TextToVideoModel, video: Tensor, context: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """v-prediction loss (Salimans and Ho, 2022)."""
@@ -133,15 +145,62 @@ class T2vTask:
         if self.jitter is not None and step % self.config.jitter_steps == 0:
             self.jitter.refresh()
 
+    def save(self, average: TextToVideoModel, folder: Path) -> None:
+        average.save(folder)
+
+
+class PictureTask(_CaptionedTask):
+    """Single pictures of all assets, half of them animated ones, through the network without what looks along time."""
+
+    def __init__(self, config: T2vTrainingConfig, device: torch.device, seed: int) -> None:
+        super().__init__(config, device, seed)
+        self.bypass = ExitStack()  # never left: this network and its moving average see nothing but pictures
+        self.bypass.enter_context(temporal_bypass(self.model.unet))
+        for module in temporal_modules(self.model.unet):
+            module.requires_grad_(False)
+        self.sampler = ViewSampler(self.meshes, 1, config.image_size, seed, captions=self.captions)
+        self.pictures = {
+            name: self._true_clips(name == "held_out", 1, 4 * config.evaluation_clips) for name in ("held_out", "train")
+        }
+        self.jitter = self._new_shapes(seed)
+
+    def draw(self, count: int) -> tuple[Tensor, ...]:
+        """Pictures as clips [B, 1, 3, S, S], contexts [B, L, D], timesteps [B] and noise [B, C, 1, h, w]."""
+        views = self.sampler(count)
+        return self._noised(views.images, views.pose, views.elevation[:, 0], views.azimuth[:, 0], 1.0)
+
+    def evaluate(self, average: TextToVideoModel, final: bool) -> dict[str, Any]:
+        """Losses with the right, a wrong and no text on both splits."""
+        return {
+            name: {"loss": denoising_losses(average, pictures, self._contexts(pictures))}
+            for name, pictures in self.pictures.items()
+        }
+
+
+class ClipTask(_CaptionedTask):
+    """Clips with their captions; see ``training.PriorTask``."""
+
+    def __init__(self, config: T2vTrainingConfig, initial: str | Path | None, device: torch.device, seed: int) -> None:
+        super().__init__(config, device, seed)
+        if initial is not None:
+            start_unet_from(self.model.unet, initial, UNet3DConditionModel)
+        self.sampler = self._clip_sampler(seed, False, config.still_share, config.frames)
+        self.held_out = self._true_clips(True, config.frames, config.evaluation_clips)
+        self.training = self._true_clips(False, config.frames, config.evaluation_clips)
+        self.mean_frame = self.training.video.mean((0, 1))
+        self.jitter = self._new_shapes(seed)
+
+    def draw(self, count: int) -> tuple[Tensor, ...]:
+        """Clips [B, F, 3, S, S], contexts [B, L, D], timesteps [B] and noise [B, C, F, h, w]."""
+        clips = self.sampler(count)
+        shift = self.config.timestep_shift
+        return self._noised(clips.video, clips.pose[:, 0], clips.elevation, clips.azimuth, shift)
+
     def evaluate(self, average: TextToVideoModel, final: bool) -> dict[str, Any]:
         """Losses with the right, a wrong and no text on both splits; at the end also scores of samples."""
         scores: dict[str, Any] = {}
         for name, clips in (("held_out", self.held_out), ("train", self.training)):
-            contexts = {
-                "right_text": self.table(clips.caption),
-                "wrong_text": self.table(clips.wrong_captions()),
-                "no_text": self.table.empty.expand(len(clips), -1, -1),
-            }
+            contexts = self._contexts(clips)
             means = {kind: psnr(one_step_clips(average, context), clips.video) for kind, context in contexts.items()}
             means["static_mean"] = psnr(self.mean_frame.expand_as(clips.video), clips.video)
             scores[name] = {
@@ -160,19 +219,26 @@ class T2vTask:
                 )
         return scores
 
-    def save(self, average: TextToVideoModel, folder: Path) -> None:
-        average.save(folder)
 
-
-def _latent_shape(model: TextToVideoModel, config: T2vTrainingConfig) -> tuple[int, int, int, int]:
-    """(C, F, h, w)."""
-    channels, height, width = model.latent_shape()
-    return channels, config.frames, height, width
+def train_t2v(config: T2vTrainingConfig) -> None:
+    """Both stages, the second from the first; only the second where ``initial`` names what to start from."""
+    pictures = stage_config(
+        config,
+        "pictures",
+        minutes=config.picture_minutes,
+        max_steps=config.picture_max_steps,
+        batch_size=config.picture_batch_size,
+        learning_rate=config.picture_learning_rate,
+    )
+    initial = config.initial or Path(pictures.out) / "prior"
+    stages = [(stage_config(config, "clips"), lambda device, seed: ClipTask(config, initial, device, seed))]
+    if config.initial is None:
+        stages.insert(0, (pictures, lambda device, seed: PictureTask(config, device, seed)))
+    train_stages(stages)
 
 
 def main() -> None:
-    config = parse_config(T2vTrainingConfig, __doc__, minutes=12.0, batch_size=128, evaluate_minutes=2.0)
-    train(lambda device, seed: T2vTask(config, device, seed), config)
+    train_t2v(parse_config(T2vTrainingConfig, __doc__, minutes=12.0, batch_size=128, evaluate_minutes=2.0))
 
 
 if __name__ == "__main__":

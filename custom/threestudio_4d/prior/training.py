@@ -12,7 +12,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, get_type_hints
@@ -91,6 +91,39 @@ def parse_config(config_class: type[ConfigT], description: str | None, **default
             kind = types[field.name] if types[field.name] in (int, float) else str
             parser.add_argument(flag, type=kind, default=default, required=default is MISSING)
     return config_class(**vars(parser.parse_args()))
+
+
+def stage_config(config: TrainingConfig, stage: str, **changes: Any) -> TrainingConfig:
+    """The loop's settings for one stage of a training in several: its folder below ``out``, and what differs."""
+    settings = {field.name: getattr(config, field.name) for field in fields(TrainingConfig)}
+    return TrainingConfig(**(settings | {"out": str(Path(config.out) / stage)} | changes))
+
+
+def minutes_trained(config: TrainingConfig) -> float:
+    """Minutes that a stage has been trained for; infinite if it is complete."""
+    path = Path(config.out) / "training.json"
+    history = json.loads(path.read_text())["history"] if path.exists() else []
+    if not history:
+        return 0.0
+    done = history[-1]["minutes"] >= config.minutes or history[-1]["step"] >= config.max_steps
+    return math.inf if done else history[-1]["minutes"]
+
+
+def train_stages(stages: Sequence[tuple[TrainingConfig, Callable[[torch.device, int], PriorTask]]]) -> None:
+    """Train one stage after the other; ``call_minutes`` of the first bounds all of them together.
+
+    Stages that are complete are passed over, so that a second call goes on where the first one stopped.
+    """
+    left = stages[0][0].call_minutes
+    for config, build in stages:
+        before = minutes_trained(config)
+        if math.isinf(before):
+            continue
+        config.call_minutes = left
+        train(build, config)
+        left -= min(minutes_trained(config), config.minutes) - before
+        if left <= 0 or not math.isinf(minutes_trained(config)):
+            return
 
 
 def draw_timesteps(batch_size: int, last: int, terminal_share: float, device: torch.device) -> Tensor:
