@@ -75,6 +75,7 @@ def test_markdown(folder, results):
     copy = results["scores"]["copy"]["0"]["objects"]["dog"]
     assert f"| {name} | {copy['psnr']:.2f} | {copy['iou']:.3f} | {copy['flicker']:.2f} | 1 of 2 |" in text
     assert f"| {name} | failed | {copy['psnr']:.2f} |" in text  # by object
+    assert "copy: the input clip in place of every view." in text
     assert r"error: system.loss.lambda\_\<b\>rgb\</b\> is 'x'" in text
     assert re.search(r"short: cat: .*az-75 has 3 frames|short: cat: .*lacks frame 0", text)
     assert "Left out: LPIPS (VGG): " in text

@@ -96,7 +96,7 @@ def test_other_settings_are_not_mixed_with_earlier_runs(bench, tmp_path):
     run_all(bench(), tmp_path / "out", Options())
     with pytest.raises(UserError, match=r"2 of 2 runs were made with other settings") as caught:
         read_states(bench("x=1"))
-    assert "overrides was [], is ['x=1']" in str(caught.value) and "another --out" in str(caught.value)
+    assert "overrides had nothing more, have x=1" in str(caught.value) and "another --out" in str(caught.value)
     (tmp_path / "a.yaml").write_text("name: b\n")
     with pytest.raises(UserError, match=r"the content of a.yaml has changed"):
         read_states(bench())
@@ -106,6 +106,13 @@ def test_a_run_that_only_failed_takes_new_settings(bench, tmp_path):
     run_all(bench("fake.fail=cat"), tmp_path / "out", Options(only=["cat"]))
     states = run_all(bench(), tmp_path / "out", Options(retry_failed=True))
     assert {state.status for state in states.values()} == {"done"}
+
+
+@pytest.mark.parametrize("out", ["a.yaml", "a.yaml/out"])
+def test_an_output_folder_that_cannot_be(bench, tmp_path, out):
+    bench()
+    code, printed = Runner(tmp_path, *COMMAND, "--out", out).wait()
+    assert code == 2 and printed.startswith("error: cannot read or write: ") and "a.yaml" in printed
 
 
 def test_states_that_cannot_be_read_are_named(bench):

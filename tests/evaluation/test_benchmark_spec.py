@@ -110,9 +110,11 @@ def test_mistakes_are_named(folder, changes, message):
 def test_files_that_are_no_benchmark(folder):
     (folder / "list.yaml").write_text("- 1\n")
     (folder / "broken.yaml").write_text("a: [1\n")
+    (folder / "binary.yaml").write_bytes(b"\xff\xfe")
     for name, message in (
         ("list.yaml", "must be a mapping"),
         ("broken.yaml", "cannot be read"),
+        ("binary.yaml", "cannot be read"),
         ("lst.yaml", "list.yaml"),
     ):
         with pytest.raises(UserError, match=message):

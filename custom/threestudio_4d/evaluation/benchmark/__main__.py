@@ -136,6 +136,10 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return EXIT_USER
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        print(f"error: cannot read or write: {error.strerror or error}{where}", file=sys.stderr, flush=True)
+        return EXIT_USER
     except KeyboardInterrupt:
         print("stopped; the same command goes on, --report reports on what is done", file=sys.stderr, flush=True)
         return EXIT_INTERRUPTED

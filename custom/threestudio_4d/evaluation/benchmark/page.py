@@ -121,8 +121,7 @@ summary { cursor: pointer; }
 <h2>How it was made</h2>
 <p>Protocol {{ protocol.name }}{% if protocol.record %} (version {{ protocol.record.protocol_version }}):
 {{ protocol.record.size }} x {{ protocol.record.size }}, {{ protocol.record.background }}, {{ protocol.record.resize }}
-{%- endif %}; input: view {{ protocol["input view"] }} of each object.
-{%- for name in spec.baselines %} Baseline {{ name }}: {{ protocol.baselines[name] }}.{% endfor %}</p>
+{%- endif %}; input: view {{ protocol["input view"] }} of each object.</p>
 <div class="scroll"><table class="text">
 <thead><tr><th>metric</th><th>id</th><th>definition</th></tr></thead><tbody>
 {%- for metric in protocol.metrics %}

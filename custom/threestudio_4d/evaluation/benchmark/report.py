@@ -25,6 +25,10 @@ from .spec import Spec, slug
 
 CURVE_POINTS = 300
 FAILED_CELL, ABSENT_CELL = "failed", ""
+BASELINE_TEXTS = {
+    "copy": "the input clip in place of every view",
+    "mirror": "the input clip in place of every view, mirrored for views from behind",
+}
 
 
 def write_report(
@@ -123,7 +127,9 @@ def _means_table(
     for index, method in enumerate(methods):
         done = [states[job.id] for job in jobs if job.config == method.name and states[job.id].status == DONE]
         seconds = [state.seconds for state in done]
-        cells = [{"text": _cell(method.total(key), key), "best": index in best[key]} for key in metrics]
+        of_method = [states[job.id].status for job in jobs if job.config == method.name]
+        absent = FAILED_CELL if method.kind == "config" and set(of_method) == {FAILED} else ABSENT_CELL
+        cells = [{"text": _cell(method.total(key), key) or absent, "best": index in best[key]} for key in metrics]
         cells.append({"text": f"{len(method.objects())} of {len(spec.data.objects)}", "best": False})
         trained = method.kind == "config"
         cells.append({"text": f"{mean(seconds):.0f}" if trained and seconds else ABSENT_CELL, "best": False})
@@ -154,7 +160,7 @@ def _object_table(
 
 def _notes(spec: Spec, methods: Sequence[Method], metrics: Sequence[str]) -> list[str]:
     """What a reader of the tables has to know."""
-    notes = []
+    notes = [f"{name}: {BASELINE_TEXTS[name]}." for name in spec.baselines]
     if any(len(method.objects()) < len(spec.data.objects) for method in methods):
         notes.append("Means of methods that lack objects are of the objects they have, and are not compared.")
     if len(spec.seeds) > 1:
@@ -291,8 +297,5 @@ def _protocol(spec: Spec, methods: Sequence[Method], metrics: Sequence[str]) -> 
             if key in METRICS
         ],
         "input view": spec.data.input,
-        "baselines": {
-            "copy": "the input clip in place of every view",
-            "mirror": "the same, mirrored for views from behind",
-        },
+        "baselines": {name: BASELINE_TEXTS[name] for name in spec.baselines},
     }

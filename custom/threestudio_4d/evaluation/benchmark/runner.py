@@ -61,9 +61,16 @@ def _difference(old: dict, new: dict) -> str:
     keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
     return "; ".join(
         f"the content of {new.get('config')} has changed" if key == "config sha256"
+        else f"{key} had {_lacking(old[key], new[key])}, have {_lacking(new[key], old[key])}"
+        if isinstance(old.get(key), list) and sorted(old[key]) != sorted(new.get(key, []))
         else f"{key} was {old.get(key)!r}, is {new.get(key)!r}"
         for key in keys
     )  # fmt: skip
+
+
+def _lacking(values: Sequence[str], others: Sequence[str]) -> str:
+    """Those that are not among the others."""
+    return " ".join(value for value in values if value not in others) or "nothing more"
 
 
 def choose(jobs: Sequence[Job], patterns: Sequence[str]) -> list[Job]:

@@ -157,7 +157,7 @@ def read_spec(path: str | Path, changes: Changes | None = None) -> Spec:
         raise UserError(f"no benchmark file {path}" + (f"; did you mean {path.parent / near[0]}?" if near else ""))
     try:
         content = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-    except (YAMLError, OmegaConfBaseException, OSError) as error:
+    except (YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
     content = changes.apply(content) if isinstance(content, dict) else content
     spec = _Reader(str(path), [Path.cwd(), path.resolve().parent, project_root()]).spec(content, path.stem)
