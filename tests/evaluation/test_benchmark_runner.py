@@ -14,7 +14,14 @@ from bench_maker import Runner, write_data, write_launcher
 from threestudio_4d.errors import UserError
 from threestudio_4d.evaluation.benchmark import runs
 from threestudio_4d.evaluation.benchmark.runner import Options, choose, read_states, run_all
-from threestudio_4d.evaluation.benchmark.schedulers import failed, gpu_share, import_ray, run_here, visible_gpus
+from threestudio_4d.evaluation.benchmark.schedulers import (
+    failed,
+    gpu_share,
+    import_ray,
+    run_here,
+    run_on_ray,
+    visible_gpus,
+)
 from threestudio_4d.evaluation.benchmark.spec import Changes, make_jobs, make_spec
 
 COMMAND = (
@@ -295,6 +302,13 @@ def test_states_are_whole_at_every_moment(tmp_path):
     with pytest.raises(TypeError):
         runs.write_json(tmp_path / "run.json", object())
     assert json.loads((tmp_path / "run.json").read_text())["seconds"] == 2.0
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "127.0.0.1:99999"])
+def test_a_cluster_that_is_not_there_is_named_at_once(monkeypatch, address):
+    monkeypatch.setitem(__import__("sys").modules, "ray", object())
+    with pytest.raises(UserError, match=f"cannot reach a Ray cluster at {address}"):
+        run_on_ray([], address, None, lambda job, state: None, lambda: None)
 
 
 def test_ray_that_is_not_there_is_named(monkeypatch):

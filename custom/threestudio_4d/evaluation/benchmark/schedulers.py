@@ -10,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import re
 import signal
+import socket
 import threading
 import time
 from collections import Counter
@@ -137,6 +139,7 @@ def run_on_ray(
         UserError: Ray is missing, there is nothing at the address, or no machine is large enough for a run.
     """
     ray = import_ray()
+    _check_address(address)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         # without "local", Ray would join a cluster that runs here or that RAY_ADDRESS names
@@ -184,6 +187,17 @@ def run_on_ray(
             raise
     finally:
         ray.shutdown()
+
+
+def _check_address(address: str | None) -> None:
+    """Refuse a ``host:port`` at which nothing listens; Ray itself tries for minutes."""
+    found = re.fullmatch(r"(?:ray://)?([^:/]+):(\d+)", address or "")
+    if found is None:
+        return
+    try:
+        socket.create_connection((found[1], int(found[2])), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(f"cannot reach a Ray cluster at {address}: {error}") from error
 
 
 def _await_stopped(ray: Any, references: list[Any]) -> None:
