@@ -154,6 +154,17 @@ def test_drawing_frames_between(tmp_path, monkeypatch):
     assert result.record["fps"] == pytest.approx(20)
 
 
+def test_missing_weights_of_rife_are_named_before_the_work(tmp_path, monkeypatch):
+    def missing():
+        raise UserError("no RIFE weights")
+
+    monkeypatch.setattr(pipeline, "load_interpolator", missing)
+    monkeypatch.setattr(pipeline, "remove_background", lambda *_: pytest.fail("it began to work"))
+    source = write_folder(tmp_path / "in", rgba())
+    with pytest.raises(UserError, match="no RIFE weights"):
+        prepare([str(source)], tmp_path / "out", Settings(interpolate=2, quiet=True))
+
+
 def test_none_keeps_the_picture_and_says_so(tmp_path):
     source = write_folder(tmp_path / "in", composed(texture()))
     result = prepare([str(source)], tmp_path / "out", Settings(size=64, background="none", quiet=True))

@@ -15,11 +15,20 @@ GREY = 0.5
 Interpolator = Callable[..., torch.Tensor]
 
 
+def load_interpolator() -> Interpolator:
+    """RIFE.
+
+    Raises:
+        UserError: its weights are not there.
+    """
+    return RifeInterpolator({})
+
+
 def interpolate_clip(
     frames: list[np.ndarray],
     factor: int,
+    interpolator: Interpolator,
     loop: bool = False,
-    interpolator: Interpolator | None = None,
     progress: Callable[[], None] = lambda: None,
 ) -> list[np.ndarray]:
     """``factor - 1`` frames between each pair, at equal steps; in a loop also from the last frame to the first.
@@ -28,14 +37,13 @@ def interpolate_clip(
 
     Args:
         frames: uint8 ``[S, S, 4]``, straight alpha; N of them.
-        interpolator: called as ``interpolator(first [1, S, S, 4], last, times)``; by default ``rife-interpolator``.
+        interpolator: called as ``interpolator(first [1, S, S, 4], last, times)``.
         progress: called once a pair.
 
     Returns:
         uint8 ``[S, S, 4]``; ``(N - 1) * factor + 1`` of them, in a loop ``N * factor``. The given ones are unchanged.
     """
-    draw = RifeInterpolator({}) if interpolator is None else interpolator
-    device = getattr(draw, "device", torch.device("cpu"))
+    device = getattr(interpolator, "device", torch.device("cpu"))
     times = [k / factor for k in range(1, factor)]
     out = []
     for k, first in enumerate(frames):
@@ -44,7 +52,7 @@ def interpolate_clip(
             break
         last = frames[(k + 1) % len(frames)]
         with torch.no_grad():
-            drawn = draw(_on_grey(first).to(device), _on_grey(last).to(device), times)[0].cpu()
+            drawn = interpolator(_on_grey(first).to(device), _on_grey(last).to(device), times)[0].cpu()
         alpha = drawn[..., 3:].clamp(0, 1)
         colors = torch.minimum((drawn[..., :3] - GREY * (1 - alpha)).clamp(min=0), alpha)
         between = torch.cat([colors, alpha], dim=-1).numpy()

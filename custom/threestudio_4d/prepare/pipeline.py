@@ -20,7 +20,7 @@ from .background import Cutout, choose_method, looks, remove_background
 from .choice import Choice, choose
 from .edges import foreground_colors
 from .folder import check_target, complete_folder
-from .interpolate import interpolate_clip
+from .interpolate import interpolate_clip, load_interpolator
 from .masks import check_masks, fill_pinholes, keep_largest
 from .progress import Steps
 from .settings import Settings
@@ -92,6 +92,8 @@ class _Preparation:
             source = open_input(self.inputs)
         self.path = str(source.path)
         choice = self.choose(source)
+        if self.settings.interpolate > 1 and len(choice.indices) > 1:  # now, not after minutes of a network's work
+            self.interpolator = load_interpolator()
         self.names = [source.names[i] for i in choice.indices]
         frames = self.read(source, choice)
         cutout = self.remove_background(frames)
@@ -209,7 +211,8 @@ class _Preparation:
         if settings.interpolate == 1:
             return clip, 1
         with self.steps.bar("frames between", len(clip) if settings.loop else len(clip) - 1) as advance:
-            return interpolate_clip(clip, settings.interpolate, settings.loop, progress=advance), settings.interpolate
+            denser = interpolate_clip(clip, settings.interpolate, self.interpolator, settings.loop, advance)
+        return denser, settings.interpolate
 
     def write(
         self, source: FrameSource, choice: Choice, clip: list[np.ndarray], factor: int, tiles: list[np.ndarray]
