@@ -29,7 +29,7 @@ class DistillationGuidance(BaseObject):
     """Base of the guidances. Values marked "schedule" are numbers or threestudio schedules (``[0, 0.98, 0.25, 5000]``).
 
     A guidance loads its networks in ``configure``, hands them to ``take_model`` and calls ``set_noise_schedule``; a
-    step encodes what was rendered and calls ``distil_latents`` with a function that asks the network.
+    step, ``distill``, encodes what was rendered and calls ``distil_latents`` with a function that asks the network.
     """
 
     @dataclass
@@ -140,6 +140,19 @@ class DistillationGuidance(BaseObject):
         """Timesteps drawn uniformly from the present window."""
         return sd.sample_timesteps(count, (self.min_step, self.max_step), self.device)
 
+    def add_noise(
+        self,
+        latents: Float[Tensor, "B ..."],
+        timesteps: Int[Tensor, " B"] | None = None,
+        noise: Float[Tensor, "B ..."] | None = None,
+    ) -> tuple[Float[Tensor, "B ..."], Int[Tensor, " B"], Float[Tensor, "B ..."]]:
+        """Noisy latents, their timesteps and the noise; what is not given is drawn."""
+        if timesteps is None:
+            timesteps = self.sample_timesteps(len(latents))
+        if noise is None:
+            noise = torch.randn_like(latents)
+        return sd.add_noise(latents, noise, self.alphas_cumprod[timesteps]), timesteps, noise
+
     def distil_latents(
         self,
         latents: Float[Tensor, "B ..."],
@@ -162,11 +175,7 @@ class DistillationGuidance(BaseObject):
             NonFiniteScoreError: the score is not finite.
         """
         with torch.no_grad():
-            if timesteps is None:
-                timesteps = self.sample_timesteps(len(latents))
-            if noise is None:
-                noise = torch.randn_like(latents)
-            noisy = sd.add_noise(latents, noise, self.alphas_cumprod[timesteps])
+            noisy, timesteps, noise = self.add_noise(latents, timesteps, noise)
             eps, x0 = predict(noisy, timesteps)
             gradient = sd.score_gradient(
                 self._coefficients[timesteps], self._form, latents=latents, noise=noise, eps=eps, x0=x0
@@ -213,6 +222,29 @@ class DistillationGuidance(BaseObject):
             out["eval"] = distillation.evaluation
         return out
 
+    def look(
+        self, decode: Callable[[Tensor], Tensor], noisy: Tensor, x0: Tensor, noise_levels: Float[Tensor, " N"]
+    ) -> dict[str, Any]:
+        """What ``eval`` holds: the noise levels of N pictures, what the network saw of them and what it made of it.
+
+        Args:
+            decode: latents -> pictures [N, h, w, 3].
+            noise_levels: as fractions of the noise schedule.
+        """
+        with self.single_precision():
+            seen, made = decode(noisy), decode(x0)
+        return {"bs": len(seen), "noise_levels": noise_levels.tolist(), "imgs_noisy": seen, "imgs_1step": made}
+
+    def __call__(self, rgb: Float[Tensor, "N H W 3"], *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """threestudio's way to ask, with the arguments of ``distill``: ``loss_sds`` (the sum over a batch, divided by
+        the samples that the network judges: pictures or clips), ``grad_norm``, ``min_step``, ``max_step``.
+
+        With ``guidance_eval=True`` also ``eval``: ``bs``, ``noise_levels`` and the pictures ``imgs_noisy`` (what the
+        network saw) and ``imgs_1step`` (the clean image that it predicts), ``[N, h, w, 3]`` each.
+        """
+        kwargs["levels"] = 1  # one loss for everything in the batch
+        return self.result(self.distill(rgb, *args, **kwargs))
+
 
 class PictureGuidance(DistillationGuidance):
     """Base of guidances whose ``model`` sees single square pictures (``PictureLatents``)."""
@@ -229,14 +261,8 @@ class PictureGuidance(DistillationGuidance):
             return self.model.encode(images, sample=self.cfg.sample_posterior).float()
 
     def _evaluation(self, noisy: Tensor, x0: Tensor, timesteps: Tensor) -> dict[str, Any]:
-        with self.single_precision():
-            pictures = [self.model.decode(latents).movedim(1, -1) for latents in (noisy, x0)]
-        return {
-            "bs": len(noisy),
-            "noise_levels": (timesteps.float() / self.model.num_train_timesteps).tolist(),
-            "imgs_noisy": pictures[0],
-            "imgs_1step": pictures[1],
-        }
+        levels = timesteps.float() / self.model.num_train_timesteps
+        return self.look(lambda latents: self.model.decode(latents).movedim(1, -1), noisy, x0, levels)
 
 
 class PromptedGuidance(DistillationGuidance):

@@ -185,17 +185,3 @@ class MVDreamGuidance(StableDiffusionGuidance):
         with self.single_precision():
             images = self.model.sample(text, negative, camera, steps, guidance_scale, 0.0, generator)
         return images.movedim(1, -1)
-
-    def __call__(
-        self,
-        rgb: Float[Tensor, "B H W 3"],
-        prompt_utils: PromptProcessorOutput,
-        elevation: Float[Tensor, " B"],
-        azimuth: Float[Tensor, " B"],
-        camera_distances: Float[Tensor, " B"],
-        c2w: Float[Tensor, "B 4 4"],
-        **kwargs: Any,
-    ) -> dict[str, Any]:
-        """threestudio's way to ask: ``loss_sds`` (sum over images / B), ``grad_norm``, ``min_step``, ``max_step``."""
-        kwargs["levels"] = 1
-        return self.result(self.distill(rgb, prompt_utils, elevation, azimuth, camera_distances, c2w, **kwargs))

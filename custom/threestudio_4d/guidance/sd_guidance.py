@@ -147,19 +147,3 @@ class StableDiffusionGuidance(PictureGuidance, PromptedGuidance):
         scale = self.guidance_scale if guidance_scale is None else guidance_scale
         with self.single_precision():
             return self.model.sample(text, negative, steps, scale, generator).movedim(1, -1)
-
-    def __call__(
-        self,
-        rgb: Float[Tensor, "B H W 3"],
-        prompt_utils: PromptProcessorOutput,
-        elevation: Float[Tensor, " B"],
-        azimuth: Float[Tensor, " B"],
-        camera_distances: Float[Tensor, " B"],
-        **kwargs: Any,
-    ) -> dict[str, Any]:
-        """threestudio's way to ask: ``loss_sds`` (sum over images / B), ``grad_norm``, ``min_step``, ``max_step``.
-
-        With ``guidance_eval=True`` also ``eval``: ``bs``, ``noise_levels`` and the pictures ``imgs_noisy`` (what the
-        network saw) and ``imgs_1step`` (the clean image that it predicts), ``[B, S, S, 3]`` each.
-        """
-        return self.result(self.distill(rgb, prompt_utils, elevation, azimuth, camera_distances, **kwargs))

@@ -242,19 +242,8 @@ class SVDGuidance(DistillationGuidance):
         )
 
     def _evaluation(self, noisy: Tensor, x0: Tensor, timesteps: Tensor) -> dict[str, Any]:
-        with self.single_precision():
-            clips = [
-                self.model.decode(latents, self.cfg.decode_chunk_size).flatten(0, 1).movedim(1, -1)
-                for latents in (noisy, x0)
-            ]
-        return {
-            "bs": noisy.shape[0] * noisy.shape[1],
-            "noise_levels": (timesteps.float() / NOISE_LEVELS).repeat_interleave(noisy.shape[1]).tolist(),
-            "imgs_noisy": clips[0],
-            "imgs_1step": clips[1],
-        }
+        def decode(latents: Tensor) -> Tensor:
+            return self.model.decode(latents, self.cfg.decode_chunk_size).flatten(0, 1).movedim(1, -1)
 
-    def __call__(self, rgb: Float[Tensor, "BT H W 3"], *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """threestudio's way to ask: ``loss_sds`` (sum over the frames of a clip, mean over clips), ``grad_norm``,
-        ``min_step``, ``max_step``; with ``guidance_eval=True`` also ``eval``, with pictures of all frames."""
-        return self.result(self.distill(rgb, *args, **kwargs))
+        levels = timesteps.float() / NOISE_LEVELS
+        return self.look(decode, noisy, x0, levels.repeat_interleave(noisy.shape[1]))

@@ -175,17 +175,11 @@ class TextToVideoGuidance(PromptedGuidance):
         )
 
     def _evaluation(self, noisy: Tensor, x0: Tensor, timesteps: Tensor) -> dict[str, Any]:
-        with self.single_precision():
-            pictures = [
-                self.model.decode(latents, self.cfg.vae_batch).flatten(0, 1).movedim(1, -1) for latents in (noisy, x0)
-            ]
-        levels = (timesteps.float() / self.model.num_train_timesteps).repeat_interleave(noisy.shape[2])
-        return {
-            "bs": len(pictures[0]),
-            "noise_levels": levels.tolist(),
-            "imgs_noisy": pictures[0],
-            "imgs_1step": pictures[1],
-        }
+        def decode(latents: Tensor) -> Tensor:
+            return self.model.decode(latents, self.cfg.vae_batch).flatten(0, 1).movedim(1, -1)
+
+        levels = timesteps.float() / self.model.num_train_timesteps
+        return self.look(decode, noisy, x0, levels.repeat_interleave(noisy.shape[2]))
 
     @torch.no_grad()
     def sample(
@@ -217,17 +211,3 @@ class TextToVideoGuidance(PromptedGuidance):
                 generator=generator,
             )
         return video.movedim(2, -1)
-
-    def __call__(
-        self,
-        rgb: Float[Tensor, "N H W 3"],
-        prompt_utils: PromptProcessorOutput,
-        elevation: Float[Tensor, " M"],
-        azimuth: Float[Tensor, " M"],
-        camera_distances: Float[Tensor, " M"],
-        **kwargs: Any,
-    ) -> dict[str, Any]:
-        """threestudio's way to ask: ``loss_sds`` (sum over all frames / clips), ``grad_norm``, ``min_step``,
-        ``max_step``; with ``guidance_eval=True`` also ``eval``, pictures ``[N, h, w, 3]``. See ``distill``.
-        """
-        return self.result(self.distill(rgb, prompt_utils, elevation, azimuth, camera_distances, **kwargs))

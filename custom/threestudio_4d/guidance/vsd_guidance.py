@@ -194,11 +194,7 @@ class VSDGuidance(StableDiffusionGuidance, nn.Module):
         camera = self.camera(c2w, mvp_mtx)
         latents = self._given_latents(rgb) if rgb_as_latents else self.encode(rgb)
         with torch.no_grad():
-            if timesteps is None:
-                timesteps = self.sample_timesteps(len(latents))
-            if noise is None:
-                noise = torch.randn_like(latents)
-            noisy = sd.add_noise(latents, noise, self.alphas_cumprod[timesteps])
+            noisy, timesteps, _ = self.add_noise(latents, timesteps, noise)
             eps, x0 = self.predict(noisy, timesteps, text, negative)
             with self.single_precision():
                 eps_lora, x0_lora = self.lora.predict(noisy, timesteps, plain, camera, self.cfg.guidance_scale_lora)

@@ -179,20 +179,3 @@ class Zero123GuidanceT(PictureGuidance):
 
         evaluate = self._evaluation if guidance_eval else None
         return self.distil_latents(latents, predict, timesteps, noise, levels, evaluate)
-
-    def __call__(
-        self,
-        rgb: Float[Tensor, "B H W 3"],
-        elevation: Float[Tensor, " B"],
-        azimuth: Float[Tensor, " B"],
-        camera_distances: Float[Tensor, " B"],
-        frame_indices: Int[Tensor, " B"],
-        **kwargs: Any,
-    ) -> dict[str, Any]:
-        """threestudio's way to ask: ``loss_sds`` (sum over images / B), ``grad_norm``, ``min_step``, ``max_step``.
-
-        With ``guidance_eval=True`` also ``eval``: ``bs``, ``noise_levels`` and the pictures ``imgs_noisy`` (what the
-        network saw) and ``imgs_1step`` (the clean image that it predicts), ``[B, S, S, 3]`` each.
-        """
-        kwargs["levels"] = 1
-        return self.result(self.distill(rgb, elevation, azimuth, camera_distances, frame_indices, **kwargs))
