@@ -18,7 +18,10 @@ MOST_TOKENS = 64  # beyond, fused kernels fill their tiles and save memory
 
 
 class ShortSequenceAttention:
-    """Attention processor that forms the weights; above ``MOST_TOKENS`` it leaves the work to fused kernels."""
+    """Attention processor that forms the weights; above ``MOST_TOKENS`` it leaves the work to fused kernels.
+
+    So it does where it is compiled.
+    """
 
     def __init__(self) -> None:
         self.fused = AttnProcessor2_0()
@@ -33,7 +36,9 @@ class ShortSequenceAttention:
     ) -> Tensor:
         """[N, L, C] -> [N, L, C]; keys and values from ``encoder_hidden_states`` [N, K, D] or the tokens themselves."""
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-        if attention_mask is not None or max(hidden_states.shape[1], context.shape[1]) > MOST_TOKENS:
+        # Compiled by torch 2.11 for a training on an H100, the products ended in a misaligned address.
+        compiling = torch.compiler.is_compiling()
+        if compiling or attention_mask is not None or max(hidden_states.shape[1], context.shape[1]) > MOST_TOKENS:
             return self.fused(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
         query, key, value = (
             layer(tokens).unflatten(-1, (attn.heads, -1)).transpose(1, 2)

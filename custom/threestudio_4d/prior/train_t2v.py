@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from diffusers import UNet3DConditionModel
 from torch import Tensor
 
+from ..errors import UserError
 from ..guidance.score_distillation import add_noise, v_from_eps_x0
 from ..guidance.t2v_model import TextToVideoModel
 from ..guidance.temporal_bypass import temporal_bypass, temporal_modules
@@ -35,6 +36,8 @@ from .text_training import TextTrainingConfig
 from .training import draw_timesteps, parse_config, stage_config, train_stages
 from .view_sampler import ViewSampler
 from .view_words import VIEW_WORDS, draw_views
+
+MOST_SEQUENCES = 65535  # that one call of CUDA's fused attention takes
 
 
 @dataclass(kw_only=True)
@@ -88,6 +91,12 @@ class _CaptionedTask:
         self.clip = ImageTextModel.load(config.text, device)
         model = build_t2v_tiny(self.clip.text, config.image_size, config.frames, config.widths)
         self.model = model.to(device).train()
+        _, height, width = model.latent_shape()
+        if device.type == "cuda" and config.batch_size * height * width > MOST_SEQUENCES:
+            raise UserError(
+                f"batch_size={config.batch_size} is too much for attention along time on a GPU: at most "
+                f"{MOST_SEQUENCES // (height * width)} clips of this size"
+            )
         self.meshes = PosedMeshes.load(config.pack, device, config.limit or None)
         self.captions = Captions.from_meshes(self.meshes, TEMPLATES)
         half = torch.bfloat16 if device.type == "cuda" else torch.float32
