@@ -45,6 +45,14 @@ class SentenceTable:
         row = sentence + (self.endings - 1 if ending is None else ending) * self.count
         return self.rows[row if dropped is None else torch.where(dropped, len(self.rows) - 1, row)]
 
+    def compared(self, right: Tensor, wrong: Tensor) -> dict[str, Tensor]:
+        """Contexts [N, L, D] to score N pictures or clips with: their sentences, those of others, and none."""
+        return {
+            "right_text": self(right),
+            "wrong_text": self(wrong),
+            "no_text": self.empty.expand(len(right), -1, -1),
+        }
+
     @property
     def empty(self) -> Tensor:
         """Context of the empty sentence, [1, L, D]."""

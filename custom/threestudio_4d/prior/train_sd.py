@@ -105,11 +105,7 @@ class SdTask:
         scores: dict[str, Any] = {}
         splits = {"held_out": self.held_out, "train": self.training}
         for name, pictures in splits.items():
-            contexts = {
-                "right_text": self.table(pictures.caption),
-                "wrong_text": self.table(pictures.wrong_captions()),
-                "no_text": self.table.empty.expand(len(pictures), -1, -1),
-            }
+            contexts = self.table.compared(pictures.caption, pictures.wrong_captions())
             scores[name] = {
                 "loss": denoising_losses(average, pictures, contexts),
                 "one_step_psnr": one_step_psnr(average, pictures, contexts, self.mean_picture),

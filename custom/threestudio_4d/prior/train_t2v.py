@@ -136,13 +136,6 @@ class _CaptionedTask:
         channels, height, width = self.model.latent_shape()
         return video, context, t, torch.randn((count, channels, video.shape[1], height, width), device=self.device)
 
-    def _contexts(self, clips: CaptionedClips) -> dict[str, Tensor]:
-        return {
-            "right_text": self.table(clips.caption),
-            "wrong_text": self.table(clips.wrong_captions()),
-            "no_text": self.table.empty.expand(len(clips), -1, -1),
-        }
-
     def loss(self, model: TextToVideoModel, video: Tensor, context: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """v-prediction loss (Salimans and Ho, 2022)."""
         x0, alpha_bar = model.encode(video, sample=False), model.alphas_cumprod[t]
@@ -181,8 +174,8 @@ class PictureTask(_CaptionedTask):
     def evaluate(self, average: TextToVideoModel, final: bool) -> dict[str, Any]:
         """Losses with the right, a wrong and no text on both splits."""
         return {
-            name: {"loss": denoising_losses(average, pictures, self._contexts(pictures))}
-            for name, pictures in self.pictures.items()
+            name: {"loss": denoising_losses(average, shown, self.table.compared(shown.caption, shown.wrong_captions()))}
+            for name, shown in self.pictures.items()
         }
 
 
@@ -209,7 +202,7 @@ class ClipTask(_CaptionedTask):
         """Losses with the right, a wrong and no text on both splits; at the end also scores of samples."""
         scores: dict[str, Any] = {}
         for name, clips in (("held_out", self.held_out), ("train", self.training)):
-            contexts = self._contexts(clips)
+            contexts = self.table.compared(clips.caption, clips.wrong_captions())
             means = {kind: psnr(one_step_clips(average, context), clips.video) for kind, context in contexts.items()}
             means["static_mean"] = psnr(self.mean_frame.expand_as(clips.video), clips.video)
             scores[name] = {
