@@ -187,6 +187,14 @@ def test_byte_planes_round_trip(dtype):
     assert np.array_equal(_unplanes(_planes(array), 3, dtype), array)
 
 
+def test_the_split_does_not_depend_on_the_folder_that_is_packed():
+    names = [f"animated/animals/Thing{i}" for i in range(300)]
+    held = [is_validation(name) for name in names]
+    assert 0 < sum(held) < 30
+    assert held == [is_validation(f"more/models/{name}") for name in names]
+    assert held != [is_validation(name.replace("animals", "birds")) for name in names]
+
+
 def test_sampling_keeps_to_its_split_and_share(tmp_path):
     names = [f"asset{i}" for i in range(200)]
     held = [n for n in names if is_validation(n)]

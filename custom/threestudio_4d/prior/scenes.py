@@ -15,11 +15,17 @@ from threestudio.utils.typing import Tensor
 from .assets import DOUBLE_SIDED, SMOOTH, PackedAsset, read_pack
 
 VALIDATION_PERCENT = 3
+SPLIT_PARTS = 3
 
 
 def is_validation(name: str, percent: float = VALIDATION_PERCENT) -> bool:
-    """Whether an asset is held out: decided by a hash of its name, so it never moves between runs or machines."""
-    digest = hashlib.sha256(f"split 0: {name}".encode()).digest()
+    """Whether an asset is held out, decided by a hash of its name, so that it never moves between runs or machines.
+
+    Only the last three parts of the name count (``animated/animals_pack/Fox``): packing a folder further up makes names
+    longer and leaves the split as it is.
+    """
+    key = "/".join(name.split("/")[-SPLIT_PARTS:])
+    digest = hashlib.sha256(f"split 0: {key}".encode()).digest()
     return int.from_bytes(digest[:4], "big") < percent / 100.0 * 2**32
 
 
