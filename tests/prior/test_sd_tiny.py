@@ -41,7 +41,7 @@ def test_the_tower_is_shared():
 def test_sentences_change_the_picture():
     model = load_stable_diffusion("sd-tiny", text=True)
     means = posterior_means(model, SENTENCES)
-    assert (means[:, :, :4, :4] > 0.9).all()  # corners are white
+    assert (means[:, :, :4, :4].mean((1, 2, 3)) > 0.97).all()  # corners are white, save for a faint tint (model card)
     for i in range(len(means)):
         for j in range(i):
             assert (means[i] - means[j]).abs().mean() > 0.01
@@ -65,12 +65,13 @@ def test_a_side_view_is_wide_and_a_front_view_narrow():
     side, front = posterior_means(model, ["a horse, side view", "a horse, front view"])
 
     def width(image: torch.Tensor) -> float:
-        ink = (1 - image).amax(0).sum(0)
+        ink = (1 - image).amax(0)
+        ink = (ink * (ink > 0.05)).sum(0)  # without the faint tint of the background, which is as wide as the picture
         columns = torch.arange(len(ink))
         mean = (ink * columns).sum() / ink.sum()
         return ((ink * (columns - mean).square()).sum() / ink.sum()).sqrt().item()
 
-    assert width(side) > 1.2 * width(front)
+    assert width(side) > 1.5 * width(front)
 
 
 @needs_priors

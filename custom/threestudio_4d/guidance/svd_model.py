@@ -27,7 +27,6 @@ from . import edm
 from .diffusion_model import CLIP_MEAN, CLIP_STD, PictureCondition
 from .network_folder import MAX_SHARD_SIZE, load_network, part_folder, save_network, without_position_ids, write_index
 from .prior_weights import read_index, resolve_prior
-from .temporal_attention import shorten_temporal_attention
 from .temporal_convolution import flatten_temporal_convolutions
 
 SVD_PARTS = ("unet", "vae", "image_encoder", "scheduler")
@@ -100,7 +99,6 @@ class SVDModel(nn.Module):
         self.image_mean, self.image_std = tuple(image_mean), tuple(image_std)
         for network in (unet, vae):
             flatten_temporal_convolutions(network)
-        shorten_temporal_attention(unet)
         self.norm_groups = norm_groups
         if norm_groups is not None:
             for module in (*unet.modules(), *vae.modules()):

@@ -19,7 +19,6 @@ from ..errors import UserError
 from .codec import PixelUnshuffleCodec, decode_latents, downscale, encode_images, scaling_factor
 from .diffusion_model import TextModel
 from .prior_weights import read_index, resolve_prior
-from .temporal_attention import shorten_temporal_attention
 from .temporal_convolution import flatten_temporal_convolutions
 from .text import TEXT_PARTS, TextConditioner
 
@@ -63,7 +62,6 @@ class TextToVideoModel(TextModel):
     ) -> None:
         super().__init__(unet, vae, scheduler, text)
         flatten_temporal_convolutions(unet)
-        shorten_temporal_attention(unet)
         self.frames = frames
 
     def latent_shape(self, height: int | None = None, width: int | None = None) -> tuple[int, int, int]:
