@@ -80,10 +80,14 @@ def ring(count: int, device: torch.device) -> dict[str, Tensor]:
     return cameras | {"c2w": camera_to_world(*cameras.values())}
 
 
+# Timesteps begin high: at lower ones the networks take the noise that the pixels start from for texture, and fill the
+# picture with it.
+
+
 def mvdream(cfg: dict[str, Any]) -> Demo:
     """Four views of one object, from a sentence."""
     prompts = prompt_utils(cfg, "a fox")
-    settings = {"guidance_scale": 5.0, "min_step_percent": 0.3, "max_step_percent": [0, 0.98, 0.6, 200]}
+    settings = {"guidance_scale": 2.0, "min_step_percent": [0, 0.8, 0.3, 80], "max_step_percent": [0, 0.98, 0.6, 200]}
     guidance = threestudio.find("mvdream-guidance")({**settings, **cfg})
     cameras = ring(guidance.model.views, guidance.device)
     size = guidance.image_size
@@ -98,7 +102,7 @@ def mvdream(cfg: dict[str, Any]) -> Demo:
 def stable_diffusion(cfg: dict[str, Any]) -> Demo:
     """Four pictures for one sentence, each from its side."""
     prompts = prompt_utils(cfg, "a fox")
-    settings = {"guidance_scale": 3.0, "min_step_percent": 0.2, "max_step_percent": [0, 0.98, 0.5, 100]}
+    settings = {"guidance_scale": 1.5, "min_step_percent": [0, 0.8, 0.2, 80], "max_step_percent": [0, 0.98, 0.5, 100]}
     guidance = threestudio.find("sd-guidance")({**settings, **cfg})
     cameras = ring(4, guidance.device)
     angles = {key: value for key, value in cameras.items() if key != "c2w"}
@@ -113,7 +117,7 @@ def stable_diffusion(cfg: dict[str, Any]) -> Demo:
 def vsd(cfg: dict[str, Any]) -> Demo:
     """Four pictures for one sentence, each from its side, beside the LoRA that learns them."""
     prompts = prompt_utils(cfg, "a fox")
-    settings = {"guidance_scale": 2.0, "min_step_percent": 0.2, "max_step_percent": [0, 0.98, 0.6, 200]}
+    settings = {"guidance_scale": 1.5, "min_step_percent": [0, 0.8, 0.2, 120], "max_step_percent": [0, 0.98, 0.6, 200]}
     guidance = threestudio.find("vsd-guidance")({**settings, **cfg})
     cameras = ring(4, guidance.device)
     angles = {key: value for key, value in cameras.items() if key != "c2w"}
@@ -133,7 +137,7 @@ def vsd(cfg: dict[str, Any]) -> Demo:
 def text_to_video(cfg: dict[str, Any]) -> Demo:
     """A clip for one sentence, seen from the side."""
     prompts = prompt_utils(cfg, "a fox walking")
-    settings = {"guidance_scale": 5.0, "min_step_percent": 0.3, "max_step_percent": [0, 0.98, 0.6, 200]}
+    settings = {"guidance_scale": 3.0, "min_step_percent": [0, 0.85, 0.6, 100], "max_step_percent": 0.98}
     guidance = threestudio.find("t2v-guidance")({**settings, **cfg})
     frames, (height, width) = guidance.num_frames, guidance.frame_size
     zero = torch.zeros(1, device=guidance.device)

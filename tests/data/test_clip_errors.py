@@ -34,6 +34,19 @@ def test_empty_folder(tmp_path: Path):
     assert "no pictures in this folder (it is empty)" in text and "0.png, 1.png" in text
 
 
+def test_a_frame_without_permission_is_not_called_damaged(clip_folder: Path, monkeypatch):
+    """As root every file can be read, so that the refusal is played."""
+    opens = Image.open
+
+    def refuse(path, *args):
+        if Path(path).name == "3.png":
+            raise PermissionError(13, "Permission denied", str(path))
+        return opens(path, *args)
+
+    monkeypatch.setattr(Image, "open", refuse)
+    assert f"{clip_folder / '3.png'} may not be read: change its permissions" in message(clip_folder)
+
+
 def test_folder_that_holds_other_things(tmp_path: Path):
     (tmp_path / "walk.mp4").write_bytes(b"")
     (tmp_path / "frames").mkdir()

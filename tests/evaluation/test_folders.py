@@ -9,6 +9,7 @@ from PIL import Image
 
 from threestudio_4d.errors import UserError
 from threestudio_4d.evaluation.folders import digest, list_frames, pair_folders
+from threestudio_4d.evaluation.novel_views import in_order
 
 
 @pytest.fixture
@@ -45,6 +46,11 @@ def test_views_are_in_order_of_number(tmp_path):
     for side in ("pred", "gt"):
         write_object(tmp_path / side / "deer", views=views)
     assert [pair.view for pair in pair_folders(tmp_path / "pred", tmp_path / "gt")] == views
+
+
+def test_views_are_in_order_of_azimuth_where_their_names_tell():
+    assert in_order(["az15", "az-75", "az195", "az105"]) == ["az-75", "az15", "az105", "az195"]
+    assert in_order(["view_10", "az-75", "view_9"]) == ["az-75", "view_9", "view_10"]
 
 
 def test_layouts(sides, tmp_path):

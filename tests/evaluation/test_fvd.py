@@ -11,7 +11,6 @@ from threestudio_4d.evaluation.fvd import (
     VideoScores,
     along_frames,
     along_views,
-    by_azimuth,
     diagonals,
     serpentine,
     windows,
@@ -36,11 +35,6 @@ def test_paths_through_the_matrix():
         ((1, 16), (1, 31)),
     ]
     assert windows(4, 15) == []
-
-
-def test_order_of_views():
-    assert by_azimuth(["az15", "az-75", "az195", "az105"]) == [1, 0, 3, 2]
-    assert by_azimuth(["eval_1", "eval_0"]) == [0, 1]
 
 
 def _toy(minimum_frames=1):

@@ -166,6 +166,7 @@ def test_autocast_does_not_reach_the_field():
     ("config", "message"),
     [
         ({"normal_type": "pred"}, "normal_type is 'pred'; choose one of"),
+        ({"radius": -1.0}, r"radius is -1.0; .* must be positive"),
         ({"grid_size": [[50, 50, 50]]}, r"\[x, y, z, t\] texels for every level"),
         ({"n_grid_dims": [16]}, "one for each of 2 levels"),
         ({"rgb_residual": False, "low_vram": True}, r"equal channels; got \[16, 8\]"),

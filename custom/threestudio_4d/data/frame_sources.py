@@ -115,6 +115,11 @@ def _picture(image, as_mask: bool) -> np.ndarray:
     return np.asarray(image.convert("L"))
 
 
+def _forbidden(path: Path) -> UserError:
+    """Not damage: permissions."""
+    return UserError(f"{path} may not be read: change its permissions.")
+
+
 def read_picture(path: Path) -> np.ndarray:
     """One file as uint8 ``[H, W, 3]``, or ``[H, W, 4]`` when it has alpha.
 
@@ -124,6 +129,8 @@ def read_picture(path: Path) -> np.ndarray:
     try:
         with Image.open(path) as image:
             return _picture(image, as_mask=False)
+    except PermissionError as error:
+        raise _forbidden(path) from error
     except DECODE_ERRORS as error:
         raise UserError(f"{path} cannot be read as a picture ({error}): make it again") from error
 
@@ -187,6 +194,8 @@ class FolderSource(FrameSource):
             try:
                 with Image.open(self.files[index]) as image:
                     frame = _picture(ImageOps.exif_transpose(image), as_mask)
+            except PermissionError as error:
+                raise _forbidden(self.files[index]) from error
             except DECODE_ERRORS:
                 broken.append(self.names[index])
                 continue
@@ -203,6 +212,8 @@ class AnimationSource(FrameSource):
         try:
             with Image.open(path) as image:
                 count = getattr(image, "n_frames", 1)
+        except PermissionError as error:
+            raise _forbidden(path) from error
         except DECODE_ERRORS as error:
             raise UserError(f"{path}: this file cannot be read as a picture ({error}). Write it again.") from error
         self.names = [f"{i}" for i in range(count)]

@@ -32,7 +32,7 @@ from ..errors import UserError
 from .folders import Pair
 from .frames import on_background
 from .frechet import consistent4d_distance, frechet_distance_of_sets
-from .novel_views import azimuth
+from .novel_views import in_order
 from .protocols import Protocol
 from .video_features import VideoFeatures, prepare_consistent4d, prepare_styleganv
 
@@ -78,12 +78,6 @@ PATHS: dict[str, Callable[[int, int], list[Cells]]] = {
 }
 
 
-def by_azimuth(views: Sequence[str]) -> list[int]:
-    """Order of views by the azimuth in their names, ``az-75`` < ``az15``; as given if one has none."""
-    azimuths = [azimuth(view) for view in views]
-    return sorted(range(len(views)), key=azimuths.__getitem__ if None not in azimuths else None)
-
-
 @dataclass
 class VideoScores:
     """Collects features object by object, then gives the distances.
@@ -106,8 +100,8 @@ class VideoScores:
 
     def add(self, pairs: Sequence[Pair]) -> None:
         """The clips of all views of one object."""
-        order = by_azimuth([pair.view for pair in pairs])
-        pairs = [pairs[index] for index in order]
+        views = {pair.view: pair for pair in pairs}
+        pairs = [views[view] for view in in_order(views)]
         sides = [[self._frames(getattr(pair, side)) for pair in pairs] for side in ("predicted", "truth")]
         if "fvd_consistent4d" in self.names:
             for pair, ours, theirs in zip(pairs, *sides, strict=True):

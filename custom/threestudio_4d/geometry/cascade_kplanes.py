@@ -91,6 +91,8 @@ class CascadeKPlanes(BaseImplicitGeometry):
 
     def _check_config(self, channels: list[int]) -> None:
         cfg = self.cfg
+        if not cfg.radius > 0:
+            raise UserError(f"geometry.radius is {cfg.radius}; it is half the side of the volume and must be positive")
         if cfg.normal_type not in NORMAL_TYPES:
             raise UserError(f"geometry.normal_type is {cfg.normal_type!r}; choose one of {', '.join(NORMAL_TYPES)}")
         if cfg.plane_backend not in BACKENDS:

@@ -182,8 +182,8 @@ class Trainer:
             self.model.load_state_dict(state["model"])
             self.average.load_state_dict(state["average"])
             self.optimizer.load_state_dict(state["optimizer"])
-        # Batches keep their shapes. Left to find out, a second stage would be compiled for any shape, because its batches
-        # differ from the first one's, and such kernels of torch 2.11 end in a misaligned address on an H100.
+        # Batches keep their shapes. Left to find out, a second stage would be compiled for any shape, because its
+        # batches differ from the first one's, and such kernels of torch 2.11 end in a misaligned address on an H100.
         self.loss_function = torch.compile(self.task.loss, dynamic=False) if config.compile else self.task.loss
         torch.manual_seed(config.seed + 1000 * self.rank + self.step)
 
