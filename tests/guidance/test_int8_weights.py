@@ -22,6 +22,13 @@ def test_error_is_at_most_half_a_code():
     assert torch.equal(back["zero"], state["zero"])
 
 
+def test_first_and_last_layers_stay_in_half_precision():
+    state = {name: torch.randn(4, 3, 3, 3) for name in ("conv_in.weight", "decoder.conv_out.weight", "mid.conv.weight")}
+    stored = quantise(state)
+    assert stored["conv_in.weight"].dtype == stored["decoder.conv_out.weight"].dtype == torch.float16
+    assert stored["mid.conv.weight"].dtype == torch.int8
+
+
 @pytest.fixture
 def small_model():
     torch.manual_seed(0)
