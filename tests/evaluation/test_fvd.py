@@ -15,6 +15,7 @@ from threestudio_4d.evaluation.fvd import (
     serpentine,
     windows,
 )
+from threestudio_4d.evaluation.novel_views import by_azimuth
 from threestudio_4d.evaluation.protocols import PROTOCOLS
 from threestudio_4d.evaluation.video_features import VideoFeatures
 
@@ -35,6 +36,11 @@ def test_paths_through_the_matrix():
         ((1, 16), (1, 31)),
     ]
     assert windows(4, 15) == []
+
+
+def test_order_of_views():
+    assert by_azimuth(["az15", "az-75", "az195", "az105"]) == [1, 0, 3, 2]
+    assert by_azimuth(["eval_1", "eval_0"]) == [0, 1]
 
 
 def _toy(minimum_frames=1):

@@ -32,7 +32,7 @@ from ..errors import UserError
 from .folders import Pair
 from .frames import on_background
 from .frechet import consistent4d_distance, frechet_distance_of_sets
-from .novel_views import in_order
+from .novel_views import by_azimuth
 from .protocols import Protocol
 from .video_features import VideoFeatures, prepare_consistent4d, prepare_styleganv
 
@@ -100,8 +100,8 @@ class VideoScores:
 
     def add(self, pairs: Sequence[Pair]) -> None:
         """The clips of all views of one object."""
-        views = {pair.view: pair for pair in pairs}
-        pairs = [views[view] for view in in_order(views)]
+        order = by_azimuth([pair.view for pair in pairs])
+        pairs = [pairs[index] for index in order]
         sides = [[self._frames(getattr(pair, side)) for pair in pairs] for side in ("predicted", "truth")]
         if "fvd_consistent4d" in self.names:
             for pair, ours, theirs in zip(pairs, *sides, strict=True):

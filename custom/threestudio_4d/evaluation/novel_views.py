@@ -6,7 +6,7 @@ A folder of views holds ``<view>/<frame>.png``, RGBA with straight alpha, as ``-
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,11 +25,16 @@ def azimuth(view: str) -> float | None:
     return float(found.group(1)) if found else None
 
 
+def by_azimuth(views: Sequence[str]) -> list[int]:
+    """Order of views by the azimuth in their names, ``az-75`` < ``az15``; as given if one has none."""
+    azimuths = [azimuth(view) for view in views]
+    return sorted(range(len(views)), key=azimuths.__getitem__ if None not in azimuths else None)
+
+
 def in_order(views: Iterable[str]) -> list[str]:
     """By azimuth, ``az-75`` < ``az15``; if one has none in its name, by numbers, ``eval_2`` < ``eval_10``."""
     views = sorted(views, key=natural_key)
-    azimuths = {view: azimuth(view) for view in views}
-    return views if None in azimuths.values() else sorted(views, key=azimuths.__getitem__)
+    return [views[index] for index in by_azimuth(views)]
 
 
 def read_frame(path: Path, size: int) -> np.ndarray:
