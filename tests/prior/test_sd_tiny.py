@@ -17,6 +17,10 @@ from threestudio_4d.prior.view_sampler import ViewSampler
 
 SENTENCES = ["a pine tree", "a horse", "a shark", "a sword", "a man"]
 
+tinted = pytest.mark.xfail(
+    strict=True,
+    reason="the background of sd-tiny's posterior mean has a tint of .01 to .02, single corner pixels one of .16",
+)
 needs_priors = pytest.mark.skipif(
     not {"clip-tiny", "sd-tiny"} <= set(built_in_priors()), reason="load/priors has no clip-tiny or no sd-tiny"
 )
@@ -41,10 +45,18 @@ def test_the_tower_is_shared():
 def test_sentences_change_the_picture():
     model = load_stable_diffusion("sd-tiny", text=True)
     means = posterior_means(model, SENTENCES)
-    assert (means[:, :, :4, :4].mean((1, 2, 3)) > 0.97).all()  # corners are white, save for a faint tint (model card)
+    assert (means[:, :, :4, :4].mean((1, 2, 3)) > 0.97).all()  # corners are white, save for a faint tint
     for i in range(len(means)):
         for j in range(i):
             assert (means[i] - means[j]).abs().mean() > 0.01
+
+
+@needs_priors
+@tinted
+@torch.no_grad()
+def test_every_corner_pixel_is_white():
+    means = posterior_means(load_stable_diffusion("sd-tiny", text=True), SENTENCES)
+    assert (means[:, :, :4, :4] > 0.9).all()
 
 
 @needs_priors
@@ -59,19 +71,23 @@ def test_samples_are_recognised():
 
 
 @needs_priors
+@pytest.mark.parametrize(
+    ("tint", "ratio"), [pytest.param(0.0, 1.2, marks=tinted), pytest.param(0.05, 1.5, id="without tint")]
+)
 @torch.no_grad()
-def test_a_side_view_is_wide_and_a_front_view_narrow():
+def test_a_side_view_is_wide_and_a_front_view_narrow(tint, ratio):
+    """Spread of what is darker than ``tint``: a tint of the background is as wide as the picture."""
     model = load_stable_diffusion("sd-tiny", text=True)
     side, front = posterior_means(model, ["a horse, side view", "a horse, front view"])
 
     def width(image: torch.Tensor) -> float:
         ink = (1 - image).amax(0)
-        ink = (ink * (ink > 0.05)).sum(0)  # without the faint tint of the background, which is as wide as the picture
+        ink = (ink * (ink > tint)).sum(0)
         columns = torch.arange(len(ink))
         mean = (ink * columns).sum() / ink.sum()
         return ((ink * (columns - mean).square()).sum() / ink.sum()).sqrt().item()
 
-    assert width(side) > 1.5 * width(front)
+    assert width(side) > ratio * width(front)
 
 
 @needs_priors
