@@ -21,7 +21,8 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import UserError
-from .gltf import Asset, Clip, linear_to_srgb, read_glb
+from ..srgb import linear_to_srgb
+from .gltf import Asset, Clip, read_glb
 
 RADIUS = 0.72
 FORMAT = 1

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import trimesh
 
+from ..srgb import linear_to_srgb
 from .assets import PackedAsset, _normalisation, skin, write_pack
-from .gltf import linear_to_srgb
 
 Motion = Callable[[np.ndarray], np.ndarray]  # phases [T] in radians -> [T, 4, 4] about the joint's pivot
 

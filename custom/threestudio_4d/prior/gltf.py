@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import UserError
+from ..srgb import srgb_to_linear
 
 COMPONENTS = {5120: np.int8, 5121: np.uint8, 5122: np.int16, 5123: np.uint16, 5125: np.uint32, 5126: np.float32}
 WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT2": 4, "MAT3": 9, "MAT4": 16}
@@ -193,16 +194,6 @@ class _Reader:
             with Image.open(file) as image:
                 self.images[source] = srgb_to_linear(np.asarray(image.convert("RGB"), np.float32) / 255.0)
         return self.images[source]
-
-
-def srgb_to_linear(c: np.ndarray) -> np.ndarray:
-    """Linear light of sRGB values in [0, 1]."""
-    return np.where(c <= 0.04045, c / 12.92, ((np.maximum(c, 0.0) + 0.055) / 1.055) ** 2.4)
-
-
-def linear_to_srgb(c: np.ndarray) -> np.ndarray:
-    """sRGB values of linear light in [0, 1]."""
-    return np.where(c <= 0.0031308, c * 12.92, 1.055 * np.maximum(c, 1e-9) ** (1 / 2.4) - 0.055)
 
 
 def _corner_colours(reader: _Reader, primitive: dict, faces: np.ndarray) -> tuple[np.ndarray, bool, bool]:
