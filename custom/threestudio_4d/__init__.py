@@ -7,6 +7,8 @@ is installed.
 
 from importlib.util import find_spec
 
+from .versions import check_versions
+
 __version__ = "0.1.0"
 
 OLDEST_HOST = "0.2.1"
@@ -27,6 +29,7 @@ def _check_host_version() -> None:
         )
 
 
+check_versions()
 if find_spec("threestudio") is not None:
     _check_host_version()
     from . import data, export, geometry, guidance, renderer, system  # noqa: F401

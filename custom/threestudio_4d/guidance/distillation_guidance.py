@@ -89,6 +89,8 @@ class DistillationGuidance(BaseObject):
         if self.cfg.vae_checkpointing and isinstance(model.vae, AutoencoderKL):
             model.vae.enable_gradient_checkpointing()
         if self.cfg.compile_unet:
+            if not hasattr(model.unet, "compile"):
+                raise UserError(f"compile_unet needs torch 2.2 or newer, found {torch.__version__}")
             if isinstance(model.unet, UNet2DConditionModel):
                 model.unet.to(memory_format=torch.channels_last)
             model.unet.compile()

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Collection, Mapping
 
 import torch
+from accelerate.utils import set_module_tensor_to_device
 from torch import Tensor, nn
 
 from ..errors import UserError
@@ -77,11 +78,11 @@ def fill_network(
     other = [key for key in left if not key.startswith(ignored)] if ignored else left
     if other:
         logger.warning("ignored %d tensors of %s that belong to no network, such as %s", len(other), name, other[0])
-    converted = {
-        key: layout.apply(state[source.key], source.operation).to(device=device, dtype=dtype, copy=True).contiguous()
-        for key, source in sources.items()
-    }
-    network.load_state_dict(converted, strict=True, assign=True)
+    if set(sources) != set(network.state_dict()):
+        raise ValueError("sources must name every tensor of the network")
+    for key, source in sources.items():
+        value = layout.apply(state[source.key], source.operation).to(device=device, dtype=dtype, copy=True).contiguous()
+        set_module_tensor_to_device(network, key, device, value=value, dtype=dtype)
     network.requires_grad_(False)
 
 

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
+from ..versions import memory_mapping
 
 _TENSOR_CONSTRUCTORS = {
     ("collections", "OrderedDict"): collections.OrderedDict,
@@ -130,14 +131,14 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
 
 def _read_archive(path: Path) -> dict[str, Any]:
     try:
-        return _as_dict(torch.load(path, map_location="cpu", weights_only=True, mmap=True), path)
+        return _as_dict(torch.load(path, map_location="cpu", weights_only=True, **memory_mapping()), path)
     except pickle.UnpicklingError:
         pass  # holds more than tensors: read what is safe of it
     except (RuntimeError, OSError) as error:
         raise UserError(f"{path} is damaged or cut short ({str(error).splitlines()[0]}); fetch it again") from error
     restricted = SimpleNamespace(__name__="restricted", Unpickler=TensorUnpickler, load=_refuse)
     # Not what weights_only=False usually stands for: TensorUnpickler looks up every name and runs no foreign code.
-    content = torch.load(path, map_location="cpu", weights_only=False, mmap=True, pickle_module=restricted)
+    content = torch.load(path, map_location="cpu", weights_only=False, pickle_module=restricted, **memory_mapping())
     return _as_dict(content, path)
 
 

@@ -16,13 +16,14 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import diffusers
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKLTemporalDecoder, EulerDiscreteScheduler, UNetSpatioTemporalConditionModel
 from torch import Tensor, nn
 from transformers import CLIPVisionModelWithProjection
 
 from ..errors import UserError
+from ..versions import require_diffusers
 from . import edm
 from .diffusion_model import CLIP_MEAN, CLIP_STD, PictureCondition
 from .network_folder import MAX_SHARD_SIZE, load_network, part_folder, save_network, without_position_ids, write_index
@@ -77,10 +78,10 @@ class SVDModel(nn.Module):
 
     def __init__(
         self,
-        unet: UNetSpatioTemporalConditionModel,
-        vae: AutoencoderKLTemporalDecoder,
+        unet: diffusers.UNetSpatioTemporalConditionModel,
+        vae: diffusers.AutoencoderKLTemporalDecoder,
         image_encoder: CLIPVisionModelWithProjection,
-        scheduler: EulerDiscreteScheduler,
+        scheduler: diffusers.EulerDiscreteScheduler,
         image_mean: tuple[float, ...] = CLIP_MEAN,
         image_std: tuple[float, ...] = CLIP_STD,
         norm_groups: int | None = None,
@@ -320,10 +321,10 @@ class SVDModel(nn.Module):
         path = Path(folder) / "feature_extractor" / "preprocessor_config.json"
         preprocessor = json.loads(path.read_text()) if path.exists() else {}
         model = cls(
-            unet=load_network(UNetSpatioTemporalConditionModel, folders["unet"], dtype),
-            vae=load_network(AutoencoderKLTemporalDecoder, folders["vae"], dtype),
+            unet=load_network(diffusers.UNetSpatioTemporalConditionModel, folders["unet"], dtype),
+            vae=load_network(diffusers.AutoencoderKLTemporalDecoder, folders["vae"], dtype),
             image_encoder=load_network(CLIPVisionModelWithProjection, folders["image_encoder"], dtype),
-            scheduler=EulerDiscreteScheduler.from_pretrained(folders["scheduler"]),
+            scheduler=diffusers.EulerDiscreteScheduler.from_pretrained(folders["scheduler"]),
             image_mean=tuple(preprocessor.get("image_mean", CLIP_MEAN)),
             image_std=tuple(preprocessor.get("image_std", CLIP_STD)),
             norm_groups=read_index(Path(folder)).get("norm_groups"),
@@ -370,8 +371,9 @@ def load_svd(name: str, device: torch.device | str = "cpu") -> SVDModel:
     """A frozen SVD in single precision, from whatever ``name`` stands for: see :func:`resolve_prior`.
 
     Raises:
-        UserError: nothing of that name exists, or it is no folder in diffusers layout.
+        UserError: nothing of that name exists, it is no folder in diffusers layout, or diffusers is too old.
     """
+    require_diffusers("0.24", "Stable Video Diffusion")
     weights = resolve_prior(name, SVD_PARTS)
     if weights.kind != "folder":
         raise UserError(

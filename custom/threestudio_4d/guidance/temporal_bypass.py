@@ -7,14 +7,15 @@ from contextlib import contextmanager
 
 import torch.nn as nn
 from diffusers import UNet3DConditionModel
-from diffusers.models.resnet import TemporalConvLayer
-from diffusers.models.transformers.transformer_temporal import TransformerTemporalModel
 from torch import Tensor
+
+# Known by name: releases of diffusers keep these classes in different modules.
+_TRANSFORMER, _CONVOLUTION = "TransformerTemporalModel", "TemporalConvLayer"
 
 
 def temporal_modules(unet: UNet3DConditionModel) -> list[nn.Module]:
     """The temporal transformers (``transformer_in`` too) and temporal convolutions; each adds to its input."""
-    return [module for module in unet.modules() if isinstance(module, TransformerTemporalModel | TemporalConvLayer)]
+    return [module for module in unet.modules() if type(module).__name__ in (_TRANSFORMER, _CONVOLUTION)]
 
 
 @contextmanager
@@ -28,7 +29,7 @@ def temporal_bypass(unet: UNet3DConditionModel) -> Iterator[None]:
     modules = temporal_modules(unet)
     before = [module.__dict__.get("forward") for module in modules]  # someone else's patch, if any
     for module in modules:
-        module.forward = _hand_on if isinstance(module, TransformerTemporalModel) else _identity
+        module.forward = _hand_on if type(module).__name__ == _TRANSFORMER else _identity
     try:
         yield
     finally:

@@ -19,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..versions import triton_fits
+
 Backend = Literal["auto", "torch", "numba", "triton"]
 BACKENDS = ("auto", "torch", "numba", "triton")
 
@@ -119,7 +121,7 @@ def select_backend(backend: Backend, like: Tensor, channels: int) -> str:
     single = like.dtype == torch.float32
     on_cuda = like.device.type == "cuda"
     if backend == "auto":
-        if on_cuda and single and channels <= MAX_TRITON_CHANNELS and _installed("triton"):
+        if on_cuda and single and channels <= MAX_TRITON_CHANNELS and _installed("triton") and triton_fits():
             return "triton"
         if like.device.type == "cpu" and single and _installed("numba"):
             return "numba"
@@ -132,6 +134,8 @@ def select_backend(backend: Backend, like: Tensor, channels: int) -> str:
         raise ValueError(f"plane backend 'triton' holds at most {MAX_TRITON_CHANNELS} channels, planes have {channels}")
     if backend != "torch" and not _installed(backend):
         raise ValueError(f"plane backend {backend!r} needs the package {backend}, which is not installed")
+    if backend == "triton" and not triton_fits():
+        raise ValueError("plane backend 'triton' needs Triton 2.1 or newer")
     return backend
 
 

@@ -26,6 +26,7 @@ from threestudio.utils.typing import Tensor
 from ..errors import UserError
 from ..guidance.interpolation.consistency import interpolation_consistency_loss
 from . import losses
+from .last_checkpoint import overwrite_last_checkpoint
 from .objective import LossWeights, Overall, PerLevel, Term, select_levels
 from .pictures import Picture, ResultPictures, guidance_sheet
 
@@ -80,6 +81,7 @@ class Consistent4D(BaseLift3DSystem):
     def on_fit_start(self) -> None:
         """Build what only training needs. Neither network is a submodule, so that checkpoints stay small."""
         super().on_fit_start()
+        overwrite_last_checkpoint(self.trainer)
         clip = self.trainer.datamodule.train_dataset
         self.guidance = threestudio.find(self.cfg.guidance_type)(self.cfg.guidance)
         self.guidance.prepare(clip.frames(self.guidance.image_size)[0])
