@@ -352,8 +352,9 @@ class Run:
     def training_callbacks(self, checkpoint_io: Any) -> list[Any]:
         from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
 
+        from threestudio.systems.rng import RandomState
         from threestudio.utils.callbacks import CodeSnapshotCallback, ConfigSnapshotCallback
-        from threestudio.utils.checkpoint_io import LastCheckpoint, RandomState
+        from threestudio.utils.checkpoint_io import LastCheckpoint
 
         folder = os.path.join(self.cfg.trial_dir, "ckpts")
         settings = dict(self.cfg.checkpoint)

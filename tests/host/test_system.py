@@ -16,6 +16,7 @@ import threestudio
 from threestudio.data.uncond import RandomCameraDataModule
 from threestudio.models.renderers.base import Renderer
 from threestudio.systems.base import BaseLift3DSystem, BaseSystem
+from threestudio.systems.rng import RandomState
 from threestudio.systems.utils import parse_optimizer, parse_scheduler, parse_scheduler_to_instance
 from threestudio.utils.base import BaseModule, BaseObject, Updateable
 from threestudio.utils.errors import NonFiniteError, UserError
@@ -267,7 +268,7 @@ def test_schedulers():
 
 
 def fit(folder, steps, data, system, ckpt=None, save_at=None):
-    callbacks = []
+    callbacks: list[pl.Callback] = [RandomState()]
     if save_at:
         callbacks.append(pl.callbacks.ModelCheckpoint(dirpath=folder, every_n_train_steps=save_at, save_top_k=-1))
     pl.seed_everything(3)

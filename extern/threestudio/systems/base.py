@@ -10,7 +10,6 @@ from omegaconf import OmegaConf
 
 import threestudio
 from threestudio.systems.health import FiniteWatch
-from threestudio.systems.rng import gather_rng_states, restore_rng_state
 from threestudio.systems.utils import parse_optimizer, parse_scheduler
 from threestudio.utils.base import Updateable, update_end_if_possible, update_if_possible
 from threestudio.utils.config import load_config, parse_structured
@@ -18,8 +17,6 @@ from threestudio.utils.misc import C, cleanup, find_last_path, get_device, load_
 from threestudio.utils.saving import SaverMixin
 
 __all__ = ["BaseLift3DSystem", "BaseSystem"]
-
-_RNG_KEY = "threestudio_rng"
 
 
 class BaseSystem(pl.LightningModule, Updateable, SaverMixin):
@@ -55,7 +52,6 @@ class BaseSystem(pl.LightningModule, Updateable, SaverMixin):
         self._resumed_eval = False
         self._resumed_eval_status = {"global_step": 0, "current_epoch": 0}
         self._finite = FiniteWatch()
-        self._rng_states: list | None = None
         if "loggers" in cfg:
             self.create_loggers(cfg["loggers"])
         self.configure()
@@ -147,10 +143,6 @@ class BaseSystem(pl.LightningModule, Updateable, SaverMixin):
         self.do_update_step_end(self.true_current_epoch, self.true_global_step)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int, unused: int = 0) -> None:
-        if self._rng_states is not None:
-            # not earlier: the batches fetched ahead and the sanity check draw numbers as well
-            restore_rng_state(self._rng_states)
-            self._rng_states = None
         self._begin_batch(batch, "train", self.trainer.train_dataloader.dataset)
 
     def on_validation_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
@@ -200,12 +192,8 @@ class BaseSystem(pl.LightningModule, Updateable, SaverMixin):
             self._finite.check_gradients(gradients, self.true_global_step)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the state of all random number generators; refuse to write a step that is known to be bad."""
+        """Refuse to write a step that is known to be bad."""
         self._finite.flush()
-        checkpoint[_RNG_KEY] = gather_rng_states()
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self._rng_states = checkpoint.get(_RNG_KEY)
 
     def on_train_end(self) -> None:
         self._finite.flush()

@@ -1,14 +1,20 @@
-"""State of all random number generators, as plain values that a checkpoint opened with ``weights_only=True``
-may hold.
+"""Random numbers of a run: what is saved, when it is restored, and who may not touch it.
+
+States are plain values that a checkpoint opened with ``weights_only=True`` may hold.
 """
 
+import functools
 import random
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pytorch_lightning as pl
 import torch
 
-__all__ = ["gather_rng_states", "get_rng_state", "restore_rng_state", "set_rng_state"]
+__all__ = ["RandomState", "get_rng_state", "set_rng_state"]
+
+RNG_KEY = "threestudio_rng"  # where a checkpoint keeps the generators: a list, by rank
 
 
 def get_rng_state() -> dict[str, Any]:
@@ -34,20 +40,53 @@ def set_rng_state(state: dict[str, Any]) -> None:
             torch.cuda.set_rng_state(gpu_state.cpu(), index)
 
 
-def gather_rng_states() -> list[dict[str, Any]]:
-    """The states of all processes, by rank. Every process must call it."""
-    state = get_rng_state()
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return [state]
-    states: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(states, state)
-    return states
+class RandomState(pl.Callback):
+    """The one place that saves, restores and shields the random numbers of training. First in the list of callbacks.
 
+    A resumed run draws the numbers that the uninterrupted run would have drawn: the generators go into every full
+    checkpoint and are set again right before the first step, because what Lightning does until then (building networks
+    and loaders, fetching ahead) draws numbers as well. Validation, from building its loader to its last hook, leaves
+    the generators as it found them, so whether and how often it runs does not change the training.
+    """
 
-def restore_rng_state(states: list[dict[str, Any]]) -> None:
-    """Restore this process's entry of ``gather_rng_states``; a process without one keeps its seed."""
-    rank = 0
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        rank = torch.distributed.get_rank()
-    if rank < len(states):
-        set_rng_state(states[rank])
+    def __init__(self) -> None:
+        self._loaded: list[dict[str, Any]] | None = None
+        self._training: dict[str, Any] | None = None  # of this process, while validation runs
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if stage == "fit":
+            loop = trainer.fit_loop.epoch_loop.val_loop
+            # no hook comes before Lightning builds the loader and its iterator, which draws its seed
+            loop.run = self._shielded(type(loop).run.__get__(loop))
+
+    def _shielded(self, run: Callable[[], Any]) -> Callable[[], Any]:
+        @functools.wraps(run)
+        def shielded() -> Any:
+            self._training = get_rng_state()
+            try:
+                return run()
+            finally:
+                set_rng_state(self._training)
+                self._training = None
+
+        return shielded
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        state = get_rng_state() if self._training is None else self._training
+        states: list[Any] = [state]
+        if trainer.world_size > 1:
+            states = [None] * trainer.world_size
+            torch.distributed.all_gather_object(states, state)
+        checkpoint[RNG_KEY] = states
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self._loaded = checkpoint.get(RNG_KEY)
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+        if self._loaded is not None and trainer.global_rank < len(self._loaded):  # more processes keep their seeds
+            set_rng_state(self._loaded[trainer.global_rank])
+        self._loaded = None

@@ -1,7 +1,7 @@
 """Checkpoints that survive: written beside the old one, synced, read back, then renamed over it.
 
 ``AtomicCheckpointIO`` is the Lightning plugin that does the writing and reading; ``LastCheckpoint`` keeps ``last.ckpt``
-fresh; ``RandomState`` keeps the random numbers of a resumed run those of an uninterrupted one.
+fresh.
 """
 
 import contextlib
@@ -21,12 +21,10 @@ from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins.io import CheckpointIO
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from threestudio.systems.rng import get_rng_state, restore_rng_state, set_rng_state
 from threestudio.utils.errors import CheckpointError
 from threestudio.utils.weights import read_checkpoint
 
 LAST_NAME = "last.ckpt"
-RNG_KEY = "threestudio_rng"  # where the system keeps the generators in a checkpoint
 
 _PLAIN_TYPES = (torch.Tensor, str, bytes, bool, int, float, complex, type(None), torch.Size, torch.dtype, torch.device)
 
@@ -299,34 +297,3 @@ class LastCheckpoint(Checkpoint):
         finally:
             temporary.unlink(missing_ok=True)
         return True
-
-
-class RandomState(pl.Callback):
-    """Makes a resumed run draw the random numbers that the uninterrupted run would have drawn.
-
-    The system stores the generators in the checkpoint. They are set again right before the first step, because what
-    Lightning does until then (loaders, the sanity check) draws numbers as well. Validation keeps its random numbers to
-    itself, so how often it runs does not change the training.
-    """
-
-    def __init__(self) -> None:
-        self._pending: list[dict[str, Any]] | None = None
-        self._before_validation: dict[str, Any] | None = None
-
-    def on_load_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        self._pending = checkpoint.get(RNG_KEY)
-
-    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
-        if self._pending is not None:
-            restore_rng_state(self._pending)
-            self._pending = None
-
-    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._before_validation = get_rng_state()
-
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self._before_validation is not None:
-            set_rng_state(self._before_validation)
-            self._before_validation = None

@@ -1,6 +1,7 @@
 """The smallest extension that trains: a few numbers pulled toward a target, with noise. For the launcher's tests."""
 
 import os
+import random
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -76,13 +77,13 @@ class TinySystem(BaseSystem):
         if step == self.cfg.fill_disk_at:
             _fill_disk()
         time.sleep(self.cfg.step_seconds)
-        noise = torch.randn_like(self.values)
+        noise = torch.randn_like(self.values) + random.random() + np.random.rand()
         loss = ((self.values - self.cfg.target + 0.1 * noise) ** 2).mean()
         self.log("train/loss", loss)
         return {"loss": loss}
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        torch.randn(7)  # must not change the training
+        torch.randn(7), np.random.rand(7), random.random()  # must not change the training
         self.save_data(f"it{self.true_global_step}-val.npy", self.values.detach().cpu().numpy())
 
     def on_validation_epoch_end(self) -> None:
