@@ -8,7 +8,6 @@ Exit status: 0 done, 2 a mistake in the command, config or input, 1 an internal 
 import argparse
 import contextlib
 import difflib
-import inspect
 import logging
 import os
 import shlex
@@ -22,9 +21,6 @@ from typing import Any
 REPOSITORY = Path(__file__).resolve().parent
 EXIT_OK, EXIT_INTERNAL, EXIT_USER, EXIT_INTERRUPTED, EXIT_TERMINATED = 0, 1, 2, 130, 143
 MODES = ("train", "validate", "test", "export")
-
-#: arguments of the trainer that the launcher fills itself
-RESERVED_TRAINER_KEYS = ("self", "callbacks", "logger", "plugins")
 
 EPILOG = """\
 overrides: key=value, with dots for nesting, as in
@@ -187,56 +183,6 @@ def find_class(threestudio: Any, name: str, key: str, failed: dict[str, str]) ->
         raise ConfigError(f"{key}: {text}") from error
 
 
-def check_keys(section: str, given: Any, allowed: list[str]) -> None:
-    """Raise a ``ConfigError`` for the first key of ``given`` that is not ``allowed``."""
-    from threestudio.utils.errors import ConfigError
-
-    for key in given:
-        if key not in allowed:
-            near = difflib.get_close_matches(str(key), allowed, n=1, cutoff=0.5)
-            hint = f" Did you mean '{section}.{near[0]}'?" if near else ""
-            valid = ", ".join(sorted(allowed))
-            raise ConfigError(f"Unknown config key '{section}.{key}'.{hint} Valid keys: {valid}.")
-
-
-def check_types(section: str, given: dict[str, Any], function: Any) -> None:
-    """Raise a ``ConfigError`` for the first plain value of ``given`` that does not fit the function's annotation.
-
-    Choices among literals are left to Lightning, whose messages about them are good.
-    """
-    import typing
-
-    import typeguard
-
-    from threestudio.utils.errors import ConfigError
-
-    hints = typing.get_type_hints(inspect.unwrap(function))
-    for key, value in given.items():
-        if key in hints and isinstance(value, (str, int, float)) and "Literal" not in str(hints[key]):
-            try:
-                typeguard.check_type(value, hints[key])
-            except typeguard.TypeCheckError as error:
-                takes = inspect.formatannotation(hints[key]).replace("typing.", "")
-                raise ConfigError(f"{section}.{key} is {value!r}; it takes {takes}.") from error
-
-
-def construct(section: str, kind: type, arguments: dict[str, Any]) -> Any:
-    """``kind(**arguments)``; values that Lightning refuses are mistakes in that section of the config."""
-    from pytorch_lightning.utilities.exceptions import MisconfigurationException
-
-    from threestudio.utils.errors import ConfigError
-
-    check_types(section, arguments, kind.__init__)
-    try:
-        return kind(**arguments)
-    except (ValueError, TypeError, MisconfigurationException) as error:
-        raise ConfigError(f"{section}: {error}") from error
-
-
-def parameter_names(function: Any) -> list[str]:
-    return [name for name in inspect.signature(function).parameters if name not in RESERVED_TRAINER_KEYS]
-
-
 class Run:
     """One call of the launcher: config, data, system, trainer, and what they leave behind."""
 
@@ -249,9 +195,10 @@ class Run:
         self.trial_dir: Path | None = None
         self.fresh_trial = False
         self.cfg: Any = None
+        self.is_upstream = False
 
     def execute(self) -> None:
-        is_upstream = prepare_host()
+        self.is_upstream = prepare_host()
         if self.arguments.typecheck:
             from threestudio.utils.custom_modules import list_custom_modules
             from threestudio.utils.typecheck import install_type_checks
@@ -260,7 +207,7 @@ class Run:
         import threestudio
 
         set_up_logging(self.arguments.verbose)
-        if is_upstream:
+        if self.is_upstream:
             threestudio.info(f"using threestudio {threestudio.__version__} of {Path.cwd()}")
         failed = load_extensions(threestudio)
         if not self.arguments.verbose:
@@ -275,6 +222,7 @@ class Run:
         from threestudio.utils.config import load_config
         from threestudio.utils.errors import UserError
         from threestudio.utils.resume import check_resumable, resolve_resume
+        from threestudio.utils.trainer_arguments import check_trainer
 
         config_path = self.arguments.config
         if not os.path.isfile(config_path):
@@ -290,7 +238,13 @@ class Run:
             extra.update(resume.overrides(), resume=resume.checkpoint)
         before = time.time()
         self.cfg = load_config(config_path, cli_args=overrides, **extra)
+        check_trainer(self.cfg)
+        if not self.is_upstream:
+            from threestudio.utils.check import check_config
+
+            check_config(self.cfg, training=self.mode == "train")
         self.trial_dir = Path(self.cfg.trial_dir)
+        self.trial_dir.mkdir(parents=True, exist_ok=True)
         if self.mode == "train" and self.resume_status is None and any(self.trial_dir.glob("ckpts/*.ckpt")):
             import threestudio
 
@@ -305,12 +259,12 @@ class Run:
         import pytorch_lightning as pl
         import torch
 
+        from threestudio.utils.arguments import construct
         from threestudio.utils.checkpoint_io import AtomicCheckpointIO
         from threestudio.utils.misc import get_rank
 
         cfg = self.cfg
         settings = dict(cfg.trainer)
-        check_keys("trainer", settings, parameter_names(pl.Trainer.__init__))
         has_gpu = torch.cuda.is_available()
         settings.setdefault("accelerator", "gpu" if has_gpu else "cpu")
         if settings["accelerator"] == "cpu":
@@ -339,7 +293,7 @@ class Run:
         else:
             settings["enable_checkpointing"] = False
         arguments = {"callbacks": callbacks, "logger": loggers or False, "plugins": [checkpoint_io], **settings}
-        return construct("trainer", pl.Trainer, arguments), system, data
+        return construct("trainer", pl.Trainer, **arguments), system, data
 
     @staticmethod
     def choose_cpu(threestudio: Any, has_gpu: bool) -> None:
@@ -358,8 +312,6 @@ class Run:
 
         folder = os.path.join(self.cfg.trial_dir, "ckpts")
         settings = dict(self.cfg.checkpoint)
-        known = [name for name in parameter_names(ModelCheckpoint.__init__) if name != "dirpath"]
-        check_keys("checkpoint", settings, [*known, "every_n_minutes"])
         minutes = settings.pop("every_n_minutes", 2)
         keep_last = settings.pop("save_last", True)
         settings.setdefault("enable_version_counter", False)
@@ -370,7 +322,7 @@ class Run:
             ConfigSnapshotCallback(
                 self.arguments.config, self.cfg, os.path.join(self.cfg.trial_dir, "configs"), use_version=False
             ),
-            construct("checkpoint", ModelCheckpoint, {"dirpath": folder, **settings}),
+            ModelCheckpoint(dirpath=folder, **settings),
         ]
         if keep_last:
             callbacks.append(LastCheckpoint(folder, minutes, checkpoint_io))

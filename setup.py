@@ -12,6 +12,7 @@ INSTALL_REQUIRES = [
     "omegaconf>=2.3,<3",
     "jaxtyping>=0.2.36",
     "typeguard>=4.2",
+    "annotated-types>=0.6",
     "packaging>=23",
     "numpy>=1.26",
     "scipy>=1.11",

@@ -1,16 +1,27 @@
 """Optimizers and learning-rate schedules from config: one parameter group for each named module."""
 
 import difflib
-from typing import Any
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 import torch
+from annotated_types import MinLen
 from omegaconf import OmegaConf
 from torch import nn
 from torch.optim import lr_scheduler
 
+from threestudio.utils.arguments import check_arguments, construct
 from threestudio.utils.errors import UserError
+from threestudio.utils.values import annotations
 
-__all__ = ["get_parameters", "parse_optimizer", "parse_scheduler", "parse_scheduler_to_instance"]
+__all__ = [
+    "check_optimizer",
+    "check_scheduler",
+    "get_parameters",
+    "parse_optimizer",
+    "parse_scheduler",
+    "parse_scheduler_to_instance",
+]
 
 
 class ModulePathError(UserError, AttributeError):
@@ -57,6 +68,35 @@ def parse_optimizer(config: Any, model: Any) -> torch.optim.Optimizer:
     if config.name == "FusedAdam":
         return torch.optim.Adam(groups, **args)
     return _lookup(torch.optim, config.name, "optimizer.name", torch.optim.Optimizer)(groups, **args)
+
+
+def check_optimizer(section: str, config: Mapping[str, Any]) -> None:
+    """Build the optimizer of a config for a parameter of no system, and once for each group of ``params``.
+
+    Raises:
+        UserError: names the key that the optimizer does not have, or whose value it does not take.
+    """
+    check_arguments(section, config, {"name": Annotated[str, MinLen(1)], "args": dict, "params": dict | None})
+    if not config.get("name"):
+        raise UserError(f"{section}.name is missing: it names a class of torch.optim, for instance Adam.")
+    name = "Adam" if config.name == "FusedAdam" else config.name
+    kind = _lookup(torch.optim, name, f"{section}.name", torch.optim.Optimizer)
+    wanted = {key: hint for key, hint in annotations(kind.__init__).items() if key != "params"}
+    args = _primitive(config.get("args"), f"{section}.args")
+    groups = {f"{section}.params.{key}": group for key, group in (config.get("params") or {}).items()}
+    for place, values in {f"{section}.args": {}, **groups}.items():
+        check_arguments(place, args if values == {} else values, wanted)
+        construct(place, kind, [nn.Parameter(torch.zeros(1))], **{**args, **_primitive(values, place)})
+
+
+def check_scheduler(section: str, config: Mapping[str, Any]) -> None:
+    """Build the scheduler of a config on an optimizer of one parameter; the errors are those of ``check_optimizer``."""
+    keys = {"name": Annotated[str, MinLen(1)], "interval": Literal["epoch", "step"], "args": dict}
+    check_arguments(section, config, {**keys, "milestones": list[int], "schedulers": list})
+    if not config.get("name"):
+        raise UserError(f"{section}.name is missing: it names a class of torch.optim.lr_scheduler.")
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    construct(section, parse_scheduler_to_instance, config, optimizer)
 
 
 def parse_scheduler(config: Any, optimizer: torch.optim.Optimizer) -> dict[str, Any]:

@@ -22,6 +22,8 @@ from omegaconf.errors import (
 )
 
 from threestudio.utils.errors import ConfigError, ConfigMissingError, ConfigValueError, UserError
+from threestudio.utils.overrides import escape, parse_overrides
+from threestudio.utils.values import annotations, check_value, describe, section_of
 
 __all__ = [
     "C_max",
@@ -31,9 +33,6 @@ __all__ = [
     "load_config",
     "parse_structured",
 ]
-
-#: values of keys with these names are taken literally from the command line, never parsed as YAML
-PROMPT_KEYS = frozenset({"prompt", "prompt_front", "prompt_side", "prompt_back", "prompt_overhead", "negative_prompt"})
 
 
 def C_max(value: Any) -> float:
@@ -83,7 +82,7 @@ _register_resolvers()
 class ExperimentConfig:
     """One run: what to build (``data``, ``system``), how to train it (``trainer``, ``checkpoint``), where it goes.
 
-    The folder ``<exp_root_dir>/<name>/<tag><timestamp>`` is created when an instance is made.
+    Its folder is ``trial_dir``, ``<exp_root_dir>/<name>/<tag><timestamp>``; the launcher makes it.
     """
 
     name: str = "default"
@@ -124,7 +123,6 @@ class ExperimentConfig:
         self.trial_name = f"{self.tag}{self.timestamp}"
         self.exp_dir = os.path.join(str(self.exp_root_dir), str(self.name))
         self.trial_dir = os.path.join(self.exp_dir, self.trial_name)
-        os.makedirs(self.trial_dir, exist_ok=True)
 
 
 def load_config(*yamls: str, cli_args: Sequence[str] = (), from_string: bool = False, **kwargs) -> DictConfig:
@@ -132,8 +130,7 @@ def load_config(*yamls: str, cli_args: Sequence[str] = (), from_string: bool = F
 
     Args:
         yamls: paths, or YAML texts with ``from_string``. Mappings merge deeply, lists replace each other.
-        cli_args: ``a.b.c=value``; values are parsed as YAML, except those of prompt keys, which are taken as they
-            stand.
+        cli_args: ``a.b.c=value``; see ``threestudio.utils.overrides``: text is taken as it stands, the rest is YAML.
         kwargs: further top-level keys, for instance ``n_gpus``.
 
     Raises:
@@ -143,7 +140,8 @@ def load_config(*yamls: str, cli_args: Sequence[str] = (), from_string: bool = F
         configs = [OmegaConf.create(y) if from_string else _read_yaml(y) for y in yamls]
         if not all(isinstance(config, DictConfig) for config in configs):
             raise ConfigError("A configuration is a YAML mapping of keys to values, not a list.")
-        cfg = OmegaConf.merge(*configs, _parse_cli(cli_args), kwargs)
+        written = OmegaConf.merge(*configs)
+        cfg = OmegaConf.merge(written, parse_overrides(cli_args, written, ExperimentConfig), kwargs)
     except UserError:
         raise
     except OmegaConfBaseException as error:
@@ -157,7 +155,8 @@ def load_config(*yamls: str, cli_args: Sequence[str] = (), from_string: bool = F
     for key in cfg:
         if OmegaConf.is_missing(cfg, key):
             raise ConfigMissingError(_missing_message(key, raw))
-    return parse_structured(ExperimentConfig, cfg)
+    # what a resolved text holds of "${" is meant as it stands
+    return parse_structured(ExperimentConfig, OmegaConf.create(_escaped(OmegaConf.to_container(cfg, resolve=False))))
 
 
 def config_to_primitive(config: Any, resolve: bool = True) -> Any:
@@ -202,10 +201,20 @@ def parse_structured(fields: Any, cfg: Any = None) -> Any:
         ) from error
     except OmegaConfBaseException as error:
         raise ConfigError(f"{prefix or _owner(fields)}: {_first_line(error)}") from error
+    hints = annotations(fields)
     try:
-        result = OmegaConf.structured(fields(**values))
+        given = {k: escape(v) if isinstance(v, str) and OmegaConf.is_config(cfg) else v for k, v in values.items()}
+        result = OmegaConf.structured(fields(**given))
     except ValidationError as error:
-        raise ConfigValueError(_value_message(fields, values, prefix, error)) from error
+        key = re.split(r"[.\[]", str(getattr(error, "full_key", "") or ""))[0]
+        if key not in hints:
+            raise ConfigValueError(f"{prefix or _owner(fields)}: {_first_line(error)}") from error
+        message = f"{_join(prefix, key)} is {values.get(key)!r}: it must be {describe(hints[key])}."
+        raise ConfigValueError(message) from error
+    for key, value in values.items():
+        if section_of(hints[key]) is not None and isinstance(value, (Mapping, DictConfig)):
+            parse_structured(section_of(hints[key]), value)
+        check_value(_join(prefix, key), value, result[key], hints[key])
     _remember_path(result, prefix)
     return result
 
@@ -221,22 +230,6 @@ def _check_keys(fields: Any, cfg: Any, prefix: str = "") -> None:
             f"Unknown config key '{_join(prefix, key)}' (unexpected keyword argument for {_owner(fields)}).{hint} "
             f"Valid keys: {', '.join(sorted(known))}."
         )
-
-
-def _value_message(fields: Any, values: Mapping, prefix: str, error: ValidationError) -> str:
-    full_key = str(getattr(error, "full_key", "") or "")
-    top = re.split(r"[.\[]", full_key)[0]
-    annotation = next((f.type for f in dataclasses.fields(fields) if f.name == top), None)
-    if annotation is None:
-        return f"{prefix or _owner(fields)}: {_first_line(error)}"
-    wanted = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
-    if not isinstance(annotation, str) and getattr(annotation, "__args__", None):
-        wanted = str(annotation).replace("typing.", "")
-    given = values.get(top)
-    return (
-        f"Config key '{_join(prefix, full_key)}' has the value {given!r} ({type(given).__name__}); "
-        f"{_owner(fields)} needs {wanted}. ({_first_line(error)})"
-    )
 
 
 def _owner(fields: Any) -> str:
@@ -281,24 +274,13 @@ def _read_yaml(path: str) -> Any:
         raise UserError(f"The config file '{path}' is not valid YAML: {error}") from error
 
 
-def _parse_cli(cli_args: Sequence[str]) -> DictConfig:
-    cfg = OmegaConf.create({})
-    for argument in cli_args:
-        key, equals, value = argument.partition("=")
-        if not equals or not key or key.startswith("-"):
-            raise ConfigError(
-                f"Cannot read the argument '{argument}': overrides are written key=value, for instance seed=1."
-            )
-        if key.split(".")[-1] in PROMPT_KEYS:
-            if len(value) > 1 and value[0] == value[-1] and value[0] in "\"'":
-                value = value[1:-1]
-            OmegaConf.update(cfg, key, None if value in ("null", "~") else value, force_add=True)
-            continue
-        try:
-            cfg = OmegaConf.merge(cfg, OmegaConf.from_dotlist([argument]))
-        except Exception as error:  # YAML and grammar errors have no common base
-            raise ConfigError(f"Cannot read the argument '{argument}': {_first_line(error)}") from error
-    return cfg
+def _escaped(value: Any) -> Any:
+    """Plain containers whose texts OmegaConf will give back as they are."""
+    if isinstance(value, dict):
+        return {key: _escaped(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_escaped(item) for item in value]
+    return escape(value) if isinstance(value, str) else value
 
 
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][\w.]*)\}")
