@@ -9,6 +9,8 @@ import pytest
 import transformers.utils.logging
 from conftest_launch import LAUNCHER
 
+from threestudio.launching.logs import Quiet, hide_loading_bars
+
 
 @pytest.fixture
 def launcher():
@@ -27,11 +29,11 @@ def test_idle_threads_sleep_unless_the_user_says_otherwise(launcher, monkeypatch
     assert launcher.os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
 
 
-def test_bars_of_loading_are_hidden_and_those_of_downloads_stay(launcher):
+def test_bars_of_loading_are_hidden_and_those_of_downloads_stay():
     libraries = (diffusers.utils.logging, transformers.utils.logging)
     huggingface_hub.utils.enable_progress_bars()
     try:
-        launcher.hide_loading_bars()
+        hide_loading_bars()
         assert not any(library.is_progress_bar_enabled() for library in libraries)
         assert not huggingface_hub.utils.are_progress_bars_disabled()
     finally:
@@ -48,6 +50,6 @@ def test_bars_of_loading_are_hidden_and_those_of_downloads_stay(launcher):
         ("Loading the Zero123 prior zero123-tiny", True),
     ],
 )
-def test_remarks(launcher, message, shown):
+def test_remarks(message, shown):
     record = logging.LogRecord("pytorch_lightning", logging.INFO, __file__, 1, message, None, None)
-    assert launcher._Quiet().filter(record) is shown
+    assert Quiet().filter(record) is shown
