@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from conftest_launch import LAUNCHER, call
 
 TRIAL = Path("outputs/tiny/run")
@@ -130,3 +131,47 @@ def test_verbose_shows_the_traceback(launch):
     result = launch(*TRAIN, "system.target=soon", "--verbose")
     assert result.code == 2
     assert "Traceback" in result.err
+
+
+def spoil(path: Path, change) -> None:
+    content = torch.load(path, weights_only=True)
+    change(content["state_dict"]["values"])
+    torch.save(content, path)
+
+
+@pytest.mark.parametrize("mode", ["--train", "--validate", "--test", "--export"])
+def test_checkpoint_with_nan_is_refused(trained_copy, mode):
+    last = trained_copy / TRIAL / "ckpts/last.ckpt"
+    spoil(last, lambda values: values[1].fill_(float("nan")))
+    before = last.read_bytes()
+    result = call(trained_copy, "--config", "tiny.yaml", mode, f"resume={last}", "trainer.max_steps=9")
+    result.assert_user_error("parameter values (1 of 4 values, NaN)", "last.ckpt")
+    assert last.read_bytes() == before
+
+
+@pytest.mark.parametrize("mode", ["--train", "--test", "--export"])
+def test_checkpoint_of_another_size_is_refused(trained_copy, mode):
+    last = TRIAL / "ckpts/last.ckpt"
+    result = call(trained_copy, "--config", "tiny.yaml", mode, f"resume={last}", "system.n_values=5")
+    result.assert_user_error("values is [4] in the checkpoint and [5] by this config", f"{TRIAL}/configs/parsed.yaml")
+
+
+def test_checkpoint_with_flipped_bits_is_refused(trained_copy):
+    last = trained_copy / TRIAL / "ckpts/last.ckpt"
+    values = torch.load(last, weights_only=True)["state_dict"]["values"].numpy().tobytes()
+    damaged = bytearray(last.read_bytes())
+    damaged[damaged.index(values) + 2] ^= 1
+    last.write_bytes(damaged)
+    torch.load(last, weights_only=True)  # PyTorch does not see it
+    result = call(trained_copy, "--config", "tiny.yaml", "--test", f"resume={last}")
+    result.assert_user_error("last.ckpt' is damaged", "checksum")
+
+
+def test_training_that_goes_bad_keeps_the_last_good_checkpoint(trained_copy):
+    last = trained_copy / TRIAL / "ckpts/last.ckpt"
+    before = last.read_bytes()
+    settings = ("trainer.max_steps=12", "checkpoint.every_n_train_steps=1", "system.spoil_at=9")
+    result = call(trained_copy, *TRAIN, f"resume={TRIAL}", *settings)
+    result.assert_user_error("parameter values (1 of 4 values, NaN)", "After 10 steps", "epoch=0-step=9.ckpt")
+    assert last.read_bytes() != before
+    assert torch.load(last, weights_only=True)["global_step"] == 9

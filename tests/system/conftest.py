@@ -14,6 +14,7 @@ from PIL import Image
 
 import threestudio
 import threestudio_4d  # noqa: F401  (registers the parts)
+from threestudio.systems.rng import RandomState
 from threestudio.utils.base import BaseObject
 from threestudio.utils.config import load_config
 from threestudio.utils.misc import set_device
@@ -80,9 +81,10 @@ class Run:
     save_dir: Path
     accelerator: str
 
-    def trainer(self, max_steps: int = 0) -> pl.Trainer:
+    def trainer(self, max_steps: int = 0, **options: object) -> pl.Trainer:
         return pl.Trainer(
             max_steps=max_steps,
+            callbacks=[RandomState()],
             accelerator=self.accelerator,
             devices=1,
             precision=self.cfg.trainer.precision,
@@ -92,10 +94,11 @@ class Run:
             enable_model_summary=False,
             num_sanity_val_steps=0,
             inference_mode=False,
+            **options,
         )
 
-    def fit(self, max_steps: int, resume: Path | None = None) -> pl.Trainer:
-        trainer = self.trainer(max_steps)
+    def fit(self, max_steps: int, resume: Path | None = None, **options: object) -> pl.Trainer:
+        trainer = self.trainer(max_steps, **options)
         arguments = {"weights_only": False} if resume is not None else {}
         trainer.fit(self.system, self.datamodule, ckpt_path=resume, **arguments)
         return trainer

@@ -135,6 +135,17 @@ def test_resuming_continues_bit_for_bit(make_run, tmp_path):
         assert torch.equal(value, expected[name]), name
 
 
+def test_pictures_of_the_prior_and_validation_do_not_change_the_training(make_run):
+    plain = make_run()
+    plain.fit(6, limit_val_batches=0)
+    watched = make_run("system.freq.guidance_eval=1", "system.video_fps=0")
+    watched.fit(6, val_check_interval=2)
+    assert (watched.save_dir / "it1-train.png").is_file() and (watched.save_dir / "it4-val/0.png").is_file()
+    expected = plain.system.state_dict()
+    for name, value in watched.system.state_dict().items():
+        assert torch.equal(value, expected[name]), name
+
+
 @pytest.mark.gpu
 def test_a_gpu_trains_in_mixed_precision_and_writes_pictures(make_run):
     pytest.importorskip("av", reason="writes videos")

@@ -14,6 +14,7 @@ from threestudio.utils import misc
 from threestudio.utils.arguments import construct
 from threestudio.utils.callbacks import CodeSnapshotCallback, ConfigSnapshotCallback, CustomProgressBar
 from threestudio.utils.checkpoint_io import AtomicCheckpointIO, LastCheckpoint
+from threestudio.utils.fitting import OptimizersFit
 
 
 def trainer_settings(cfg: Any, verbose: bool) -> dict[str, Any]:
@@ -59,6 +60,7 @@ def training_callbacks(cfg: Any, config_path: str, checkpoint_io: AtomicCheckpoi
     settings.setdefault("enable_version_counter", False)
     callbacks = [
         RandomState(),
+        OptimizersFit(),
         LearningRateMonitor(logging_interval="step"),
         CodeSnapshotCallback(os.path.join(cfg.trial_dir, "code"), use_version=False),
         ConfigSnapshotCallback(config_path, cfg, os.path.join(cfg.trial_dir, "configs"), use_version=False),

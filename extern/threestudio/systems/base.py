@@ -1,6 +1,8 @@
 """The Lightning modules that every system derives from: ``BaseSystem`` and ``BaseLift3DSystem``."""
 
+import math
 import os
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
@@ -9,10 +11,12 @@ import torch
 from omegaconf import OmegaConf
 
 import threestudio
-from threestudio.systems.health import FiniteWatch
+from threestudio.systems.health import FiniteWatch, describe_non_finite, module_tensors, optimizer_tensors
 from threestudio.systems.utils import parse_optimizer, parse_scheduler
 from threestudio.utils.base import Updateable, update_end_if_possible, update_if_possible
 from threestudio.utils.config import load_config, parse_structured
+from threestudio.utils.errors import CheckpointError, NonFiniteError
+from threestudio.utils.fitting import load_fitting, matching_keys
 from threestudio.utils.misc import C, cleanup, find_last_path, get_device, load_module_weights
 from threestudio.utils.saving import SaverMixin
 
@@ -51,7 +55,7 @@ class BaseSystem(pl.LightningModule, Updateable, SaverMixin):
         self._resumed = resumed
         self._resumed_eval = False
         self._resumed_eval_status = {"global_step": 0, "current_epoch": 0}
-        self._finite = FiniteWatch()
+        self._finite = FiniteWatch(self._where_to_go_on)
         if "loggers" in cfg:
             self.create_loggers(cfg["loggers"])
         self.configure()
@@ -67,17 +71,29 @@ class BaseSystem(pl.LightningModule, Updateable, SaverMixin):
 
     def load_weights(self, weights: str, ignore_modules: list[str] | None = None) -> None:
         """Load what fits of a checkpoint into the system, then tell all parts the checkpoint's epoch and step."""
+        path = find_last_path(weights)
         state_dict, epoch, global_step = load_module_weights(
-            find_last_path(weights), ignore_modules=ignore_modules or [], map_location="cpu"
+            path, ignore_modules=ignore_modules or [], map_location="cpu"
         )
-        missing, unexpected = self.load_state_dict(state_dict, strict=False)
+        matching = matching_keys(self, state_dict)
+        if not matching:
+            raise CheckpointError(
+                f"system.weights: no tensor of '{path}' has a name of this system's. It has {_some(state_dict)}; "
+                f"the system has {_some(self.state_dict())}."
+            )
+        missing, unexpected = load_fitting(self, super().load_state_dict, state_dict, False, path)
         missing = [k for k in missing if not ignore_modules or not k.startswith(tuple(f"{m}." for m in ignore_modules))]
         if missing or unexpected:
             threestudio.warn(
-                f"Weights of {weights}: {len(missing)} missing {missing[:5]}, "
-                f"{len(unexpected)} unused {unexpected[:5]}."
+                f"Weights of {path}: loaded {len(matching)} tensors ({_some(matching)}); {len(missing)} keep their "
+                f"initial values ({_some(missing)}); {len(unexpected)} of the file are not used ({_some(unexpected)})."
             )
         self.do_update_step(epoch, global_step, on_load_weights=True)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, **options: Any) -> Any:
+        """As torch's; tensors that do not fit, or are not finite, raise a ``CheckpointError`` that names them."""
+        source = self._trainer.ckpt_path if self._trainer is not None else None
+        return load_fitting(self, super().load_state_dict, state_dict, strict, source, **options)
 
     def set_resume_status(self, current_epoch: int, global_step: int) -> None:
         """Fix epoch and step for evaluation of a checkpoint, where the trainer's own are zero."""
@@ -143,6 +159,7 @@ class BaseSystem(pl.LightningModule, Updateable, SaverMixin):
         self.do_update_step_end(self.true_current_epoch, self.true_global_step)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int, unused: int = 0) -> None:
+        self._finite.check_parameters(list(self.named_parameters()), self.true_global_step)
         self._begin_batch(batch, "train", self.trainer.train_dataloader.dataset)
 
     def on_validation_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
@@ -173,10 +190,15 @@ class BaseSystem(pl.LightningModule, Updateable, SaverMixin):
             cleanup()
 
     def log(self, name: str, value: Any, *args, **kwargs) -> None:
-        """Lightning's ``log``; terms with ``loss`` in their name are also kept to name the culprit of a bad step."""
+        """Lightning's ``log``; terms with ``loss`` in their name, and numbers such as weights that are not finite, are
+        also kept to name the culprit of a bad step.
+        """
         trainer = self._trainer
-        if trainer is not None and trainer.training and "loss" in name and isinstance(value, torch.Tensor):
-            self._finite.note(name, value)
+        if trainer is not None and trainer.training:
+            if "loss" in name and isinstance(value, torch.Tensor):
+                self._finite.note(name, value)
+            elif isinstance(value, float) and not math.isfinite(value):
+                self._finite.note(name, torch.tensor(value))
         super().log(name, value, *args, **kwargs)
 
     def on_before_backward(self, loss: torch.Tensor) -> None:
@@ -192,11 +214,35 @@ class BaseSystem(pl.LightningModule, Updateable, SaverMixin):
             self._finite.check_gradients(gradients, self.true_global_step)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse to write a step that is known to be bad."""
+        """Refuse to write what is not finite: the last good checkpoint stays the last."""
         self._finite.flush()
+        tensors = module_tensors(self)
+        for optimizer in self.trainer.optimizers if "optimizer_states" in checkpoint else ():
+            tensors += optimizer_tensors(optimizer, self)
+        bad = describe_non_finite(tensors)
+        if bad is not None:
+            raise NonFiniteError(
+                f"After {self.true_global_step} steps these are not finite, so they are not saved: {bad}. "
+                + self._where_to_go_on()
+            )
+
+    def _where_to_go_on(self) -> str:
+        """Advice for a training that went bad."""
+        saved = getattr(self.trainer.strategy.checkpoint_io, "last_saved", None)
+        path = saved[1] if saved else self.trainer.ckpt_path
+        remedy = "a smaller weight of the term that grew, gradient clipping, 32-bit precision, or an eps above 0"
+        if path is None:
+            return f"There is no checkpoint yet. Start again with a smaller learning rate, {remedy}."
+        return f"The last good checkpoint is '{os.path.relpath(path)}'. Resume from it with {remedy}."
 
     def on_train_end(self) -> None:
         self._finite.flush()
+
+
+def _some(names: Iterable[str]) -> str:
+    """The first names of a list, for messages."""
+    names = list(names)
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "") or "none"
 
 
 class BaseLift3DSystem(BaseSystem):

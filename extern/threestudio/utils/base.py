@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from threestudio.utils.config import parse_structured
+from threestudio.utils.fitting import load_fitting
 from threestudio.utils.misc import get_device, load_module_weights
 
 __all__ = [
@@ -148,7 +149,7 @@ class BaseModule(nn.Module, Updateable):
             state_dict, epoch, global_step = load_module_weights(
                 weights_path, module_name=module_name, map_location="cpu"
             )
-            self.load_state_dict(state_dict)
+            load_fitting(self, self.load_state_dict, state_dict, strict=True, source=weights_path)
             self.do_update_step(epoch, global_step, on_load_weights=True)
         self._dummy: torch.Tensor
         self.register_buffer("_dummy", torch.zeros(0, dtype=torch.float32), persistent=False)

@@ -24,7 +24,7 @@ class ConfigMissingError(UserError, MissingMandatoryValue):
 
 
 class NonFiniteError(UserError):
-    """A loss or gradient became NaN or infinite; training stops before a bad checkpoint is written."""
+    """A loss, gradient or parameter is NaN or infinite; training stops before a bad checkpoint is written."""
 
 
 class CheckpointError(UserError):

@@ -64,6 +64,7 @@ class TinySystem(BaseSystem):
         step_seconds: float = 0.0
         fail_at: int = -1
         fill_disk_at: int = -1
+        spoil_at: int = -1
 
     cfg: Config
 
@@ -81,6 +82,11 @@ class TinySystem(BaseSystem):
         loss = ((self.values - self.cfg.target + 0.1 * noise) ** 2).mean()
         self.log("train/loss", loss)
         return {"loss": loss}
+
+    def on_before_zero_grad(self, optimizer: Any) -> None:
+        """As an optimizer with an unlucky setting would do."""
+        if self.true_global_step == self.cfg.spoil_at:
+            self.values.data[0] = float("nan")
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         torch.randn(7), np.random.rand(7), random.random()  # must not change the training
