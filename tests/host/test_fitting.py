@@ -117,11 +117,11 @@ def test_other_optimizer_groups_are_refused(tmp_path):
         run(tmp_path, config, 2, str(tmp_path / "step=1.ckpt"))
 
 
-def test_infinite_learning_rate_leaves_the_last_good_checkpoint(tmp_path):
+def test_huge_learning_rate_leaves_the_last_good_checkpoint(tmp_path):
     run(tmp_path, adam(), 1)
     before = (tmp_path / "step=1.ckpt").read_bytes()
     with pytest.raises(NonFiniteError) as caught:
-        run(tmp_path, adam(lr=float("inf")), 3)
+        run(tmp_path, adam(lr=1e39), 3)
     assert str(caught.value).startswith("After 1 steps these are not finite, so they are not saved: parameter geometry")
     assert [p.name for p in tmp_path.glob("*.ckpt")] == ["step=1.ckpt"]
     assert (tmp_path / "step=1.ckpt").read_bytes() == before
@@ -142,7 +142,7 @@ def test_optimizer_state_is_looked_at_before_a_save(tmp_path):
 
 def test_parameter_that_a_step_spoils_is_named_before_the_next(tmp_path):
     with pytest.raises(NonFiniteError) as caught:
-        trainer(tmp_path, 5, limit_val_batches=0).fit(Tiny(OmegaConf.create(adam(lr=float("inf")))), Data())
+        trainer(tmp_path, 5, limit_val_batches=0).fit(Tiny(OmegaConf.create(adam(lr=1e39))), Data())
     message = str(caught.value)
     assert message.startswith("The optimizer step 0 made parameters that are not finite (largest values: geometry")
     assert "There is no checkpoint yet" in message
