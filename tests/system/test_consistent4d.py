@@ -204,14 +204,15 @@ def test_export_writes_meshes_that_open(make_run):
         "mesh_003.obj",
     ]
     obj = trimesh.load(folder / "mesh_000.obj", force="mesh", process=False)
-    glb = trimesh.load(folder / "mesh_000.glb", force="mesh", process=False)
+    [glb] = trimesh.load_scene(folder / "mesh_000.glb", process=False).geometry.values()
     assert obj.is_watertight and obj.volume > 0
     assert glb.volume == pytest.approx(obj.volume, rel=1e-3)
-    np.testing.assert_allclose(glb.vertices, np.asarray(obj.vertices)[:, [1, 2, 0]], atol=1e-4)
-    for mesh in (obj, glb):
-        colors = np.asarray(mesh.visual.vertex_colors)
-        assert colors.shape == (len(mesh.vertices), 4)
-        assert np.abs(colors[:, :3].astype(int) - 128).max() < 40  # the field starts grey
+    np.testing.assert_allclose(glb.vertices, obj.vertices, atol=1e-4)
+    colors = np.asarray(obj.visual.vertex_colors)
+    assert colors.shape == (len(obj.vertices), 4)
+    assert np.abs(colors[:, :3].astype(int) - 128).max() < 40  # the field starts grey
+    linear = np.asarray(glb.visual.vertex_attributes["color"])[:, :3]
+    assert np.abs(linear - (colors[:, :3] / 255) ** 2.2).max() < 0.02
 
 
 def test_export_at_times(make_run):
@@ -229,6 +230,7 @@ def test_export_at_times(make_run):
         (["system.exporter.times=[2.0]"], r"must be a list of numbers in \[0, 1\]"),
         (["system.exporter.times=[0.5]", "system.exporter.frames=[1]"], "not both"),
         (["system.exporter.formats=[fbx]"], "choose from obj, glb"),
+        (["system.exporter.up=x"], "system.exporter.up is 'x'; choose from y, z"),
     ],
 )
 def test_export_says_what_to_do(make_run, overrides, message):

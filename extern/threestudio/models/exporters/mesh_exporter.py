@@ -24,6 +24,8 @@ class MeshExporter(Exporter):
     """``fmt`` "obj-mtl" bakes the material into textures; "obj" writes colours at the vertices. No GPU or OpenGL is
     needed.
 
+    ``up`` is the file's axis that points up: "y", as most programs expect (what the world shows +x then faces +z), or
+    "z", the world frame, which upstream writes. Normals are written unless ``save_normal`` is false.
     ``context_type`` is accepted for configs written for upstream and has no effect.
     """
 
@@ -31,7 +33,8 @@ class MeshExporter(Exporter):
     class Config(Exporter.Config):
         fmt: str = "obj-mtl"
         save_name: str = "model"
-        save_normal: bool = False
+        up: str = "y"
+        save_normal: bool = True
         save_uv: bool = True
         save_texture: bool = True
         texture_size: int = 1024
@@ -41,6 +44,11 @@ class MeshExporter(Exporter):
         context_type: str = "gl"
 
     cfg: Config
+
+    def configure(self, *args: Any, **kwargs: Any) -> None:
+        super().configure(*args, **kwargs)
+        if self.cfg.up not in ("y", "z"):
+            raise UserError(f"exporter.up is 'y' or 'z', got '{self.cfg.up}'.")
 
     def __call__(self, *args: Any, **kwargs: Any) -> list[ExporterOutput]:
         mesh: Mesh = self.geometry.isosurface()
@@ -58,9 +66,12 @@ class MeshExporter(Exporter):
             "save_uv": self.cfg.save_uv,
             "save_vertex_color": False,
             "map_format": self.cfg.texture_format,
+            "up": self.cfg.up,
         }
         if self.cfg.save_uv:
-            mesh.unwrap_uv(self.cfg.xatlas_chart_options, self.cfg.xatlas_pack_options)
+            # The gap between charts keeps a viewer's filter from mixing them.
+            spaced = {"resolution": self.cfg.texture_size, "padding": 4}
+            mesh.unwrap_uv(self.cfg.xatlas_chart_options, spaced | dict(self.cfg.xatlas_pack_options))
         if self.cfg.save_texture:
             if not self.cfg.save_uv:
                 raise UserError("exporter.save_texture needs exporter.save_uv.")
@@ -87,6 +98,7 @@ class MeshExporter(Exporter):
             "save_uv": self.cfg.save_uv,
             "save_vertex_color": colored,
             "map_format": self.cfg.texture_format,
+            "up": self.cfg.up,
         }
         return [ExporterOutput(f"{self.cfg.save_name}.obj", "obj", params)]
 
