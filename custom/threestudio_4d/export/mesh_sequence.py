@@ -6,16 +6,18 @@ import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from annotated_types import Interval, MinLen
 
 import threestudio
 from threestudio.models.exporters.base import Exporter, ExporterOutput
 from threestudio.utils.typing import Float
 
 from ..errors import UserError
+from ..values import Count, Positive, Share, Whole
 from .isosurface import DensityGrid, fill_voids, marching_cubes, remove_small_parts, silhouette_threshold
 from .mesh_files import UP_AXES, ColoredMesh, vertex_normals, write_glb, write_obj
 
@@ -39,20 +41,20 @@ class MeshSequenceExporter(Exporter):
 
     @dataclass
     class Config(Exporter.Config):
-        times: Any = None
+        times: Annotated[Any, list[Share] | None, MinLen(1)] = None
         """Times in [0, 1] to export, as a list; None for input frames."""
-        frames: Any = None
+        frames: Annotated[Any, list[Whole] | None, MinLen(1)] = None
         """Input frames to export, as a list of indices; None for all. Not together with ``times``."""
-        formats: Any = FORMATS
-        up: str = "y"
+        formats: Annotated[Any, list[Literal[FORMATS]], MinLen(1)] = FORMATS
+        up: Annotated[str, Literal[UP_AXES]] = "y"
         """Axis of an OBJ that points up: "y" as most programs expect, or "z" for the world frame. A GLB has y up."""
-        resolution: int = 128
+        resolution: Annotated[int, Interval(ge=2, le=4096)] = 128
         """Lattice points along the longest side of the object's bounding box."""
-        threshold: Any = "auto"
+        threshold: Annotated[Any, Positive | Literal["auto"]] = "auto"
         """Density of the surface, or "auto": the one whose silhouettes match the field's (one value for all times)."""
-        min_part: float = 0.02
+        min_part: Share = 0.02
         """Parts with fewer triangles than this fraction of the largest part are dropped; 0 keeps everything."""
-        chunk: int = 262144
+        chunk: Count = 262144
         """Points evaluated at once."""
 
     cfg: Config
@@ -60,16 +62,8 @@ class MeshSequenceExporter(Exporter):
     def configure(self, geometry: Any, material: Any, background: Any) -> None:
         super().configure(geometry, material, background)
         self.frame_times: Sequence[float] | None = None
-        unknown = [name for name in self.cfg.formats if name not in FORMATS]
-        if unknown:
-            raise UserError(f"system.exporter.formats has '{unknown[0]}'; choose from {', '.join(FORMATS)}.")
-        if self.cfg.up not in UP_AXES:
-            raise UserError(f"system.exporter.up is {self.cfg.up!r}; choose from {', '.join(UP_AXES)}.")
         if self.cfg.times is not None and self.cfg.frames is not None:
             raise UserError("give system.exporter.times or system.exporter.frames, not both.")
-        threshold = self.cfg.threshold
-        if threshold != "auto" and not (isinstance(threshold, (int, float)) and threshold > 0):
-            raise UserError(f"system.exporter.threshold is {threshold!r}; give a density above 0, or 'auto'.")
 
     def __call__(self) -> list[ExporterOutput]:
         """Extract all meshes; the host then copies the files into ``it<step>-export``."""

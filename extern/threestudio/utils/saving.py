@@ -4,7 +4,8 @@ import json
 import os
 import re
 import shutil
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -13,7 +14,23 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from threestudio.utils import imaging, mesh_io, video
 from threestudio.utils.misc import barrier
 
-__all__ = ["SaverMixin"]
+__all__ = ["LoggersConfig", "SaverMixin"]
+
+
+@dataclass
+class WandbConfig:
+    """What goes to Weights & Biases, and where."""
+
+    enable: bool = False
+    project: str | None = None
+    name: str | None = None
+
+
+@dataclass
+class LoggersConfig:
+    """The ``loggers`` section; TensorBoard and CSV logs are always written."""
+
+    wandb: Annotated[dict, WandbConfig] = field(default_factory=dict)
 
 
 class SaverMixin:

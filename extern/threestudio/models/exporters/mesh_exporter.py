@@ -1,7 +1,7 @@
 """``mesh-exporter``: the isosurface as OBJ, with textures or with colours at the vertices."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from threestudio.models.exporters.uv_texture import bake_texture
 from threestudio.models.mesh import Mesh
 from threestudio.utils.errors import UserError
 from threestudio.utils.ops import chunk_batch
+from threestudio.utils.values import Pixels, Text
 
 __all__ = ["MeshExporter"]
 
@@ -31,14 +32,14 @@ class MeshExporter(Exporter):
 
     @dataclass
     class Config(Exporter.Config):
-        fmt: str = "obj-mtl"
-        save_name: str = "model"
-        up: str = "y"
+        fmt: Annotated[str, Literal["obj-mtl", "obj"]] = "obj-mtl"
+        save_name: Text = "model"
+        up: Annotated[str, Literal["y", "z"]] = "y"
         save_normal: bool = True
         save_uv: bool = True
         save_texture: bool = True
-        texture_size: int = 1024
-        texture_format: str = "jpg"
+        texture_size: Pixels = 1024
+        texture_format: Annotated[str, Literal["jpg", "png"]] = "jpg"
         xatlas_chart_options: dict = field(default_factory=dict)
         xatlas_pack_options: dict = field(default_factory=dict)
         context_type: str = "gl"
