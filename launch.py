@@ -7,6 +7,7 @@ Exit status: 0 done, 2 a mistake in the command, config or input, 1 an internal 
 
 import argparse
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -31,7 +32,7 @@ def parse_arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         allow_abbrev=False,
     )
     parser.add_argument("--config", required=True, metavar="FILE", help="YAML file of the experiment")
-    parser.add_argument("--gpu", default="0", metavar="IDS", help="GPUs to use, as in 0 or 0,1 (default: %(default)s)")
+    parser.add_argument("--gpu", default="0", type=gpu_ids, metavar="IDS", help="GPUs to use (default: 0)")
     mode = parser.add_mutually_exclusive_group(required=True)
     mode.add_argument("--train", action="store_true", help="optimise, then render the test views")
     mode.add_argument("--validate", action="store_true", help="render the validation views of a checkpoint")
@@ -50,6 +51,13 @@ def parse_arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         if "=" not in extra:
             parser.error(f"cannot read '{extra}': overrides are written key=value")
     return arguments, extras
+
+
+def gpu_ids(text: str) -> str:
+    """The argument of ``--gpu``: numbers or NVIDIA's own ids, separated by commas, or -1 for none."""
+    if not re.fullmatch(r"-1|\d+(,\d+)*|(GPU|MIG)-[\w/-]+(,(GPU|MIG)-[\w/-]+)*", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of GPUs, as in 0 or 0,1 (-1: none)")
+    return text
 
 
 def select_devices(gpu: str) -> int:

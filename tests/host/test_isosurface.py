@@ -91,9 +91,9 @@ def test_marching_tetrahedra_from_a_file(tmp_path, monkeypatch):
 def test_messages():
     with pytest.raises(UserError, match="The isosurface is empty at threshold 5.0: lower isosurface_threshold"):
         sphere(isosurface_threshold=5.0).isosurface()
-    with pytest.raises(UserError, match="exporter.up is 'y' or 'z', got 'x'"):
+    with pytest.raises(UserError, match="up is 'x': it must be one of y, z"):
         MeshExporter({"up": "x"}, geometry=None, material=None, background=None)
-    with pytest.raises(UserError, match="'mt' or 'mc-cpu', got 'mc'"):
+    with pytest.raises(UserError, match="'mc': it must be one of mt, mc-cpu"):
         sphere(isosurface_method="mc").isosurface()
     with pytest.raises(TypeError, match="cannot be made from Sphere"):
         ImplicitVolume.create_from(sphere())

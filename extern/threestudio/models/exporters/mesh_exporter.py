@@ -46,18 +46,11 @@ class MeshExporter(Exporter):
 
     cfg: Config
 
-    def configure(self, *args: Any, **kwargs: Any) -> None:
-        super().configure(*args, **kwargs)
-        if self.cfg.up not in ("y", "z"):
-            raise UserError(f"exporter.up is 'y' or 'z', got '{self.cfg.up}'.")
-
     def __call__(self, *args: Any, **kwargs: Any) -> list[ExporterOutput]:
         mesh: Mesh = self.geometry.isosurface()
         if self.cfg.fmt == "obj-mtl":
             return self.export_obj_with_mtl(mesh)
-        if self.cfg.fmt == "obj":
-            return self.export_obj(mesh)
-        raise UserError(f"exporter.fmt is 'obj-mtl' or 'obj', got '{self.cfg.fmt}'.")
+        return self.export_obj(mesh)
 
     def export_obj_with_mtl(self, mesh: Mesh) -> list[ExporterOutput]:
         params: dict[str, Any] = {

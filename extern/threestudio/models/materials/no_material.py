@@ -9,7 +9,7 @@ from threestudio import register
 from threestudio.models.materials.base import BaseMaterial
 from threestudio.models.networks import NetworkConfig, get_mlp
 from threestudio.utils.ops import get_activation
-from threestudio.utils.values import Count
+from threestudio.utils.values import Count, Whole
 
 __all__ = ["NoMaterial"]
 
@@ -20,7 +20,7 @@ class NoMaterial(BaseMaterial):
 
     @dataclass
     class Config(BaseMaterial.Config):
-        n_output_dims: Count = 3
+        n_output_dims: Whole = 3
         color_activation: Annotated[str, get_activation] = "sigmoid"
         input_feature_dims: Count | None = None
         mlp_network_config: Annotated[dict, NetworkConfig] | None = None
