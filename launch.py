@@ -5,11 +5,23 @@
 Exit status: 0 done, 2 a mistake in the command, config or input, 1 an internal error, 130 interrupted, 143 terminated.
 """
 
-import argparse
 import os
-import re
-import sys
-from pathlib import Path
+import signal
+
+
+def leave_at_once(signum: int, frame: object) -> None:
+    """Ctrl-C while libraries are imported and parts are built: nothing is written yet, and imports may swallow it."""
+    os.write(2, b"interrupted\n")
+    os._exit(130)
+
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, leave_at_once)
+
+import argparse  # noqa: E402
+import re  # noqa: E402
+import sys  # noqa: E402
+from pathlib import Path  # noqa: E402
 
 REPOSITORY = Path(__file__).resolve().parent
 
@@ -32,7 +44,9 @@ def parse_arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         allow_abbrev=False,
     )
     parser.add_argument("--config", required=True, metavar="FILE", help="YAML file of the experiment")
-    parser.add_argument("--gpu", default="0", type=gpu_ids, metavar="IDS", help="GPUs to use (default: 0)")
+    parser.add_argument(
+        "--gpu", default="0", type=gpu_ids, metavar="IDS", help="GPUs to use, as in 0 or 0,1 (default: %(default)s)"
+    )
     mode = parser.add_mutually_exclusive_group(required=True)
     mode.add_argument("--train", action="store_true", help="optimise, then render the test views")
     mode.add_argument("--validate", action="store_true", help="render the validation views of a checkpoint")
@@ -54,10 +68,13 @@ def parse_arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def gpu_ids(text: str) -> str:
-    """The argument of ``--gpu``: numbers or NVIDIA's own ids, separated by commas, or -1 for none."""
-    if not re.fullmatch(r"-1|\d+(,\d+)*|(GPU|MIG)-[\w/-]+(,(GPU|MIG)-[\w/-]+)*", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of GPUs, as in 0 or 0,1 (-1: none)")
-    return text
+    """What ``--gpu`` takes: different numbers (or UUIDs), separated by commas; ``-1`` for none."""
+    ids = [part.strip() for part in text.split(",")]
+    if text.strip() != "-1" and not all(re.fullmatch(r"\d+|(GPU|MIG)-[\w/-]+", part) for part in ids):
+        raise argparse.ArgumentTypeError(f"'{text}' names no GPU: write numbers, as in 0 or 0,1")
+    if len(set(ids)) < len(ids):
+        raise argparse.ArgumentTypeError(f"'{text}' names a GPU twice")
+    return ",".join(ids)
 
 
 def select_devices(gpu: str) -> int:

@@ -29,8 +29,6 @@ def test_help_is_quick():
         (("--config", "tiny.yaml", "--train", "--test"), "not allowed with argument"),
         (("--train",), "the following arguments are required: --config"),
         (("--config", "tiny.yaml", "--train", "--verbos"), "unknown flag --verbos (did you mean --verbose?)"),
-        (("--config", "tiny.yaml", "--train", "--gpu", "abc"), "'abc' is no list of GPUs"),
-        (("--config", "tiny.yaml", "--train", "--gpu", ""), "'' is no list of GPUs"),
         (("--config", "tiny.yaml", "--train", "seed"), "overrides are written key=value"),
     ],
 )
@@ -81,6 +79,38 @@ def test_broken_extension_is_reported_and_leaves_the_others_alone(launch, workdi
     assert "imported" not in result.text
 
 
+@pytest.mark.parametrize("statement", ["sys.exit()", "sys.exit(0)", "sys.exit('no licence')", "raise SystemExit"])
+def test_an_extension_that_wants_to_leave_is_reported_and_the_rest_goes_on(launch, workdir, statement):
+    (workdir / "custom/leaves").mkdir()
+    (workdir / "custom/leaves/__init__.py").write_text(f"import sys\n{statement}\n")
+    result = launch(*TRAIN, "trainer.max_steps=1")
+    assert result.code == 0, result.text
+    assert "leaves FAILED to import: SystemExit" in result.err and "results in" in result.out
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("sys.exit(0)", "SystemExit: 0"),
+        ("open('a/file/of/its/own')", "FileNotFoundError"),
+        ("os.listdir('/root/nowhere')", "FileNotFoundError"),
+        ("raise FileNotFoundError('cache entry')", "FileNotFoundError: cache entry"),
+        ("self.cfg.no_such_key", "ConfigAttributeError"),
+    ],
+)
+def test_what_the_user_did_not_name_is_not_his_mistake(launch, workdir, fault, message):
+    result = launch(*TRAIN, f"system.fault={fault}")
+    assert result.code == 1, result.text
+    assert f"internal error: {message}" in result.err and "Traceback" not in result.text
+    assert "Traceback" in (workdir / TRIAL / "error.log").read_text()
+
+
+def test_a_file_that_the_user_named_is_his_mistake(launch, workdir):
+    result = launch(*TRAIN, "system.fault=open('nowhere.txt')", "description=nowhere.txt")
+    result.assert_user_error("nowhere.txt")
+    assert not (workdir / "outputs").exists()
+
+
 class Payload:
     """Creates a file when it is unpickled."""
 
@@ -116,7 +146,7 @@ def test_no_space_left_keeps_the_previous_checkpoint(launch, workdir):
     result.assert_user_error("No space left", "resume=outputs/tiny/run")
     folder = workdir / TRIAL / "ckpts"
     assert sorted(p.name for p in folder.iterdir()) == ["epoch=0-step=4.ckpt", "last.ckpt"]
-    again = launch(*TRAIN, "resume=last")
+    again = launch(*TRAIN, "resume=last", "system.fill_disk_at=-1")
     assert again.code == 0, again.text
 
 

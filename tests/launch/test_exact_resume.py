@@ -63,7 +63,7 @@ def at_every_step(tmp_path_factory, trained) -> Path:
 
 @pytest.mark.parametrize("step", [1, 4, 7])
 def test_resume_at_a_step_of_validation(at_every_step, trained, workdir, step):
-    result = call(workdir, *TRAIN, f"resume={at_every_step}/epoch=0-step={step}.ckpt")
+    result = call(workdir, *TRAIN, f"resume={at_every_step}/epoch=0-step={step}.ckpt", "exp_root_dir=outputs")
     assert result.code == 0, result.text
     assert_same(state_of(workdir / TRIAL / "ckpts/last.ckpt"), state_of(trained[0] / TRIAL / "ckpts/last.ckpt"))
 

@@ -61,12 +61,25 @@ def test_resumed_run_equals_uninterrupted_run(trained, workdir):
     assert len((workdir / TRIAL / "cmd.txt").read_text().splitlines()) == 2
 
 
-def test_resume_from_the_folder_of_a_run_goes_on_in_that_folder(trained_copy):
+@pytest.mark.parametrize("where", ["", "/ckpts", "/ckpts/last.ckpt"])
+def test_resume_from_a_run_goes_on_in_its_folder(trained_copy, where):
+    (trained_copy / TRIAL).rename(trained_copy / "outputs/tiny/renamed")
+    result = call(trained_copy, *TRAIN, f"resume=outputs/tiny/renamed{where}", "trainer.max_steps=10")
+    assert result.code == 0, result.text
+    assert "results in outputs/tiny/renamed" in result.out
+    assert not (trained_copy / TRIAL).exists()
+    assert torch.load(trained_copy / "outputs/tiny/renamed/ckpts/last.ckpt", weights_only=True)["global_step"] == 10
+
+
+def test_a_resumed_run_with_another_tag_has_a_folder_of_its_own(trained_copy):
+    before = (trained_copy / TRIAL / "ckpts/last.ckpt").read_bytes()
     result = call(trained_copy, *TRAIN, f"resume={TRIAL}", "trainer.max_steps=10", "tag=other")
     assert result.code == 0, result.text
-    assert f"results in {TRIAL}" in result.out
-    assert not (trained_copy / "outputs/tiny/other").exists()
-    assert torch.load(trained_copy / TRIAL / "ckpts/last.ckpt", weights_only=True)["global_step"] == 10
+    assert "results in outputs/tiny/other" in result.out
+    assert (trained_copy / TRIAL / "ckpts/last.ckpt").read_bytes() == before
+    other = trained_copy / "outputs/tiny/other"
+    assert torch.load(other / "ckpts/last.ckpt", weights_only=True)["global_step"] == 10
+    assert (other / "configs/raw.yaml").is_file() and "tag: other" in (other / "configs/parsed.yaml").read_text()
 
 
 @pytest.mark.parametrize(
@@ -97,7 +110,7 @@ def test_stopped_run_goes_on_from_its_last_checkpoint(workdir, trained, signum):
     assert "Traceback" not in result.text
     reached = torch.load(last, weights_only=True)["global_step"]
     assert 2 <= reached < 8
-    if signum == signal.SIGINT:
+    if signum != signal.SIGKILL:
         assert f"continue with resume={TRIAL}" in result.err
     result = call(workdir, *TRAIN, f"resume={TRIAL}")
     assert result.code == 0, result.text

@@ -15,7 +15,7 @@ def test_the_package_in_the_working_directory_is_the_host(workdir):
     host = workdir / "threestudio"
     shutil.copytree(extern, host, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.rmtree(host / "launching")
-    (host / "utils/resume.py").unlink()
+    (host / "utils/checkpoint_io.py").unlink()
     with open(workdir / "custom/tiny_extension/__init__.py", "a") as extension:
         extension.write(TELL)
     done = subprocess.run(COMMAND, cwd=workdir, env=environment(), capture_output=True, text=True, timeout=200)

@@ -25,18 +25,24 @@ def main(arguments: argparse.Namespace, overrides: list[str], n_gpus: int, is_up
         run = Run(arguments, overrides, n_gpus, is_upstream)
         run.execute()
     except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
-    except SystemExit as leaving:  # Lightning turns an interrupt into one
-        if isinstance(leaving.__context__, KeyboardInterrupt):
-            where = f": continue with resume={run.trial_dir}" if run is not None and run.trial_dir else ""
-            print(f"interrupted{where}", file=sys.stderr, flush=True)
-            return EXIT_INTERRUPTED
+        return _stopped(run, "interrupted", EXIT_INTERRUPTED)
+    except SystemExit as leaving:
+        if isinstance(leaving.__context__, KeyboardInterrupt):  # Lightning turns an interrupt into one
+            return _stopped(run, "interrupted", EXIT_INTERRUPTED)
         if type(leaving).__name__ == "SIGTERMException":
-            return EXIT_TERMINATED
-        raise
+            return _stopped(run, "terminated", EXIT_TERMINATED)
+        return explain(leaving, run, arguments.verbose)  # of an extension
     except Exception as error:  # the one place where every failure becomes a message and an exit status
         return explain(error, run, arguments.verbose)
     return EXIT_OK
+
+
+def _stopped(run: Any, how: str, code: int) -> int:
+    advice = "" if run is None else run.say_how_to_go_on()
+    if run is not None:
+        run.clean_up()
+    print(how + advice, file=sys.stderr, flush=True)
+    return code
 
 
 def _check_types_of_everything() -> None:

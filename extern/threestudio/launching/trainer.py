@@ -12,7 +12,7 @@ import threestudio
 from threestudio.systems.rng import RandomState
 from threestudio.utils import misc
 from threestudio.utils.arguments import construct
-from threestudio.utils.callbacks import CodeSnapshotCallback, ConfigSnapshotCallback, CustomProgressBar
+from threestudio.utils.callbacks import CodeSnapshotCallback, CustomProgressBar
 from threestudio.utils.checkpoint_io import AtomicCheckpointIO, LastCheckpoint
 from threestudio.utils.fitting import OptimizersFit
 
@@ -32,7 +32,7 @@ def trainer_settings(cfg: Any, verbose: bool) -> dict[str, Any]:
     return settings
 
 
-def build_trainer(cfg: Any, settings: dict[str, Any], config_path: str, system: Any, training: bool) -> pl.Trainer:
+def build_trainer(cfg: Any, settings: dict[str, Any], system: Any, training: bool) -> pl.Trainer:
     """The trainer for ``settings`` (see :func:`trainer_settings`); only training writes checkpoints and logs."""
     checkpoint_io = AtomicCheckpointIO()
     callbacks: list[Any] = []
@@ -40,7 +40,7 @@ def build_trainer(cfg: Any, settings: dict[str, Any], config_path: str, system: 
     if settings.get("enable_progress_bar", True):
         callbacks.append(CustomProgressBar())
     if training:
-        callbacks += training_callbacks(cfg, config_path, checkpoint_io)
+        callbacks += training_callbacks(cfg, checkpoint_io)
         loggers += [
             TensorBoardLogger(cfg.trial_dir, name="tb_logs"),
             CSVLogger(cfg.trial_dir, name="csv_logs"),
@@ -52,7 +52,7 @@ def build_trainer(cfg: Any, settings: dict[str, Any], config_path: str, system: 
     return construct("trainer", pl.Trainer, **arguments)
 
 
-def training_callbacks(cfg: Any, config_path: str, checkpoint_io: AtomicCheckpointIO) -> list[Any]:
+def training_callbacks(cfg: Any, checkpoint_io: AtomicCheckpointIO) -> list[Any]:
     folder = os.path.join(cfg.trial_dir, "ckpts")
     settings = dict(cfg.checkpoint)
     minutes = settings.pop("every_n_minutes", 2)
@@ -63,7 +63,6 @@ def training_callbacks(cfg: Any, config_path: str, checkpoint_io: AtomicCheckpoi
         OptimizersFit(),
         LearningRateMonitor(logging_interval="step"),
         CodeSnapshotCallback(os.path.join(cfg.trial_dir, "code"), use_version=False),
-        ConfigSnapshotCallback(config_path, cfg, os.path.join(cfg.trial_dir, "configs"), use_version=False),
         ModelCheckpoint(dirpath=folder, **settings),
     ]
     if keep_last:

@@ -11,9 +11,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Annotated, Any, Optional
+from typing import Any, Optional
 
-from annotated_types import Interval
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import (
     InterpolationKeyError,
@@ -23,8 +22,9 @@ from omegaconf.errors import (
 )
 
 from threestudio.utils.errors import ConfigError, ConfigMissingError, ConfigValueError, UserError
+from threestudio.utils.folder_names import folder_name
 from threestudio.utils.overrides import escape, parse_overrides
-from threestudio.utils.values import Text, Whole, annotations, check_value, describe, section_of
+from threestudio.utils.values import annotations, check_value, describe, section_of
 
 __all__ = [
     "C_max",
@@ -57,7 +57,7 @@ _RESOLVERS = {
     "mul": lambda a, b: a * b,
     "div": lambda a, b: a / b,
     "idiv": lambda a, b: a // b,
-    "basename": lambda path: os.path.basename(path),
+    "basename": lambda path: os.path.basename(os.path.abspath(path) if path else path),
     "rmspace": lambda text, sub: str(text).replace(" ", sub),
     "tuple2": lambda value: OmegaConf.create([float(value), float(value)]),
     "gt0": lambda x: x > 0,
@@ -86,19 +86,19 @@ class ExperimentConfig:
     Its folder is ``trial_dir``, ``<exp_root_dir>/<name>/<tag><timestamp>``; the launcher makes it.
     """
 
-    name: Text = "default"
+    name: str = "default"
     description: str = ""
     tag: str = ""
-    seed: Annotated[int, Interval(ge=0, le=2**32 - 1)] = 0
+    seed: int = 0
     use_timestamp: bool = True
     timestamp: Optional[str] = None  # noqa: UP045
-    exp_root_dir: Text = "outputs"
+    exp_root_dir: str = "outputs"
     resume: Optional[str] = None  # noqa: UP045
 
     exp_dir: str = "outputs/default"
     trial_name: str = "exp"
     trial_dir: str = "outputs/default/exp"
-    n_gpus: Whole = 1
+    n_gpus: int = 1
 
     data_type: str = ""
     data: dict = field(default_factory=dict)
@@ -108,10 +108,6 @@ class ExperimentConfig:
     checkpoint: dict = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not self.tag and not self.use_timestamp:
-            raise UserError(
-                "Either `tag` is given or `use_timestamp` is true: without both the run has no folder name."
-            )
         if self.timestamp is None:
             self.timestamp = ""
             if self.use_timestamp:
@@ -121,9 +117,24 @@ class ExperimentConfig:
                     warn("Several devices start at different times: no timestamp is used, give each run its own `tag`.")
                 else:
                     self.timestamp = datetime.now().strftime("@%Y%m%d-%H%M%S")
-        self.trial_name = f"{self.tag}{self.timestamp}"
-        self.exp_dir = os.path.join(str(self.exp_root_dir), str(self.name))
+        self.trial_name = _as_folder("tag", self.tag) + _as_folder("timestamp", self.timestamp)
+        if not self.trial_name:
+            raise UserError(
+                "Either `tag` is given or `use_timestamp` is true: without both the run has no folder name."
+            )
+        experiment = _as_folder("name", self.name)
+        if not experiment or self.exp_root_dir in ("", "null", None):  # the command line has null as text
+            key = "exp_root_dir" if experiment else "name"
+            raise ConfigError(f"{key} is '{getattr(self, key)}', which names no folder for the results.")
+        self.exp_dir = os.path.join(str(self.exp_root_dir), experiment)
         self.trial_dir = os.path.join(self.exp_dir, self.trial_name)
+
+
+def _as_folder(key: str, text: Any) -> str:
+    try:
+        return folder_name(str(text))
+    except ValueError as error:
+        raise ConfigError(f"{key} becomes a folder of the run's results, but {error}. Give another {key}=.") from error
 
 
 def load_config(*yamls: str, cli_args: Sequence[str] = (), from_string: bool = False, **kwargs) -> DictConfig:

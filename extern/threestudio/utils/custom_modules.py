@@ -57,7 +57,7 @@ def _load(path: Path) -> CustomModule:
     module = CustomModule(name, path)
     try:
         _import(name, path)
-    except Exception as error:  # an extension may fail in any way; the reason is shown to the user
+    except (Exception, SystemExit) as error:  # an extension may fail in any way; the reason is shown to the user
         module.error = error
         for loaded in [n for n in sys.modules if n == name or n.startswith(f"{name}.")]:
             del sys.modules[loaded]

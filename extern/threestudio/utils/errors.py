@@ -29,3 +29,7 @@ class NonFiniteError(UserError):
 
 class CheckpointError(UserError):
     """A checkpoint is missing, damaged, unsafe to open, or does not hold what was asked for."""
+
+
+class CheckpointNotFoundError(CheckpointError, FileNotFoundError):
+    """The file that a user named is not there."""

@@ -9,7 +9,7 @@ import torch
 from omegaconf import OmegaConf
 from packaging import version
 
-from threestudio.utils.errors import CheckpointError
+from threestudio.utils.errors import CheckpointError, CheckpointNotFoundError
 from threestudio.utils.weights import read_checkpoint
 
 __all__ = [
@@ -159,7 +159,7 @@ def find_last_path(path: str | None) -> str | None:
     wins.
 
     Raises:
-        FileNotFoundError: the resulting path does not exist.
+        CheckpointNotFoundError: the resulting path does not exist (also a ``FileNotFoundError``).
     """
     if path is None:
         return None
@@ -171,10 +171,10 @@ def find_last_path(path: str | None) -> str | None:
             sorted(d for d in os.listdir(folder or ".") if d.startswith(prefix)) if os.path.isdir(folder or ".") else []
         )
         if not siblings:
-            raise FileNotFoundError(f"Nothing matches '{before}*'.")
+            raise CheckpointNotFoundError(f"Nothing matches '{before}*'.")
         path = os.path.join(folder, siblings[-1] + after)
     if not os.path.exists(path):
-        raise FileNotFoundError(f"'{path}' does not exist.")
+        raise CheckpointNotFoundError(f"'{path}' does not exist.")
     return path
 
 

@@ -11,11 +11,10 @@ import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
-from annotated_types import Ge
 from PIL import Image
 
 import threestudio
@@ -24,7 +23,6 @@ from threestudio.utils.typing import Float, Tensor
 
 from ...errors import UserError
 from ...paths import find_file
-from ...values import Count, Text
 from .rife import check_frames, timestep_table
 
 _ANY_TIME = ("rife-v4", "rife4", "rife-4")  # the package recognises models of version 4 by these parts of the path
@@ -36,11 +34,11 @@ class RifeNcnnInterpolator(BaseObject):
 
     @dataclass
     class Config(BaseObject.Config):
-        model: Text = "load/rife/rife-v4.6"
+        model: str = "load/rife/rife-v4.6"
         """Folder with ``flownet.param`` and ``flownet.bin``; named ``…rife-v4…``, or only time 1/2 can be drawn."""
-        gpuid: Annotated[int, Ge(-1)] = -1
+        gpuid: int = -1
         """Vulkan device, or -1 for the CPU."""
-        num_threads: Count = 1
+        num_threads: int = 1
 
     cfg: Config
 

@@ -2,6 +2,7 @@
 
 import os
 import random
+import sys  # noqa: F401 - for the faults that tests ask for
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 import threestudio
 from threestudio.systems.base import BaseSystem
 from threestudio.utils.config import parse_structured
+from threestudio.utils.errors import UserError
 
 
 class Forever(IterableDataset):
@@ -62,7 +64,10 @@ class TinySystem(BaseSystem):
         n_values: int = 4
         target: float = 1.0
         step_seconds: float = 0.0
+        validation_seconds: float = 0.0
         fail_at: int = -1
+        fail_to_start: bool = False
+        fault: str = ""
         fill_disk_at: int = -1
         spoil_at: int = -1
 
@@ -70,6 +75,12 @@ class TinySystem(BaseSystem):
 
     def configure(self) -> None:
         self.values = torch.nn.Parameter(torch.zeros(self.cfg.n_values))
+
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        if self.cfg.fail_to_start:
+            raise UserError("The weights of the prior are missing.")
+        exec(self.cfg.fault)
 
     def training_step(self, batch: Any, batch_idx: int) -> dict[str, torch.Tensor]:
         step = self.true_global_step
@@ -89,6 +100,7 @@ class TinySystem(BaseSystem):
             self.values.data[0] = float("nan")
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
+        time.sleep(self.cfg.validation_seconds)
         torch.randn(7), np.random.rand(7), random.random()  # must not change the training
         self.save_data(f"it{self.true_global_step}-val.npy", self.values.detach().cpu().numpy())
 
