@@ -93,6 +93,26 @@ def test_distances_by_hand(pairs):
     }
 
 
+def test_the_network_of_a_metric(pairs):
+    toy = _toy()
+    toy.consistent4d = VideoFeatures(lambda clips: clips[:, :, 0, 0, 0], "own", "", "toy", 1)
+    scores = VideoScores(toy, PROTOCOLS["bench4d"], ("fvd_consistent4d",))
+    scores.add(pairs)
+    assert scores.pairs["deer", "az90"] == pytest.approx(3 * (12 / 127.5) ** 2)  # three channels, 12 levels too low
+
+
+def test_covariance_of_styleganv(tmp_path):
+    """Over N clips, not N - 1: the variances of two clips a side, 2 x 0.01 and 2 x 0.04, in one direction."""
+    for side, step in (("pred", 1), ("gt", 2)):
+        for number in range(2):
+            frames = [picture(round(127.5 * (1 + 0.2 * step * (number - 0.5))), hole=False)] * 16
+            write_view(tmp_path / side / "deer" / f"az{number}", frames)
+    scores = _scores(pair_folders(tmp_path / "pred", tmp_path / "gt"), ("fvd_styleganv", "fvd_f"))
+    found = scores.distances()
+    assert found["fvd_styleganv"] == pytest.approx((np.sqrt(0.02) - np.sqrt(0.08)) ** 2, abs=1e-3)
+    assert found["fvd_f"] == pytest.approx(2 * found["fvd_styleganv"], rel=1e-6)
+
+
 def test_several_objects_form_one_set(pairs):
     scores = VideoScores(_toy(), PROTOCOLS["bench4d"], ("fv4d",))
     for _ in range(3):

@@ -72,14 +72,22 @@ def _fill(network):
     return network
 
 
-def test_gives_what_the_published_network_gives():
-    """Golden values of VideoGPT's implementation on the same weights and clip; the two agreed to the last bit."""
+GOLDEN = [
+    (I3D, [0.0523501411, 0.1093851998, 0.0444209576, -0.0300520379], 0.0711478226),
+    (I3D.of_consistent4d, [0.0523463897, 0.1093870923, 0.0444282368, -0.0300603807], 0.0711475015),
+]
+
+
+@pytest.mark.parametrize(("build", "expected", "spread"), GOLDEN, ids=["videogpt", "consistent4d"])
+def test_gives_what_the_published_network_gives(build, expected, spread):
+    """Golden values of VideoGPT's and of Consistent4D's implementation on the same weights and clip; each agreed with
+    ours to the last bit.
+    """
     line = torch.linspace(-1, 1, 3 * 11 * 224 * 224, dtype=torch.float64)
     clip = torch.sin(40 * line * line + 7 * line).float().reshape(1, 3, 11, 224, 224)
-    logits = _fill(I3D())(clip)[0]
-    expected = [0.0523501411, 0.1093851998, 0.0444209576, -0.0300520379]
-    np.testing.assert_allclose(logits[[0, 1, 2, 399]], expected, atol=2e-6)
-    assert float(logits.std()) == pytest.approx(0.0711478226, abs=1e-6)
+    logits = _fill(build())(clip)[0]
+    np.testing.assert_allclose(logits[[0, 1, 2, 399]], expected, atol=1.5e-6)
+    assert float(logits.std()) == pytest.approx(spread, abs=1.5e-7)
 
 
 @pytest.mark.gpu
@@ -92,11 +100,12 @@ def test_on_a_gpu_as_on_the_cpu():
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
-def test_nine_frames_are_the_least(network):
+def test_nine_frames_are_the_least_of_videogpt(network):
     assert MINIMUM_FRAMES == 9
     assert network(torch.zeros(1, 3, 9, 224, 224)).shape == (1, 400)
     with pytest.raises(RuntimeError):
         network(torch.zeros(1, 3, 8, 224, 224))
+    assert I3D.of_consistent4d()(torch.zeros(1, 3, 8, 224, 224)).shape == (1, 400)
 
 
 def test_reads_a_state_dictionary(network, tmp_path):
@@ -105,6 +114,10 @@ def test_reads_a_state_dictionary(network, tmp_path):
     features = load_video_features(tmp_path / "i3d.pt", CPU)
     assert features.kind == "I3D state" and len(features.sha256) == 64 and features.minimum_frames == 9
     assert torch.equal(features.network.logits.conv3d.bias, network.logits.conv3d.bias)
+    own = features.consistent4d
+    assert torch.equal(own.network.logits.conv3d.bias, network.logits.conv3d.bias) and own.minimum_frames == 1
+    assert {module.eps for module in own.network.modules() if isinstance(module, torch.nn.BatchNorm3d)} == {1e-3}
+    assert own.network.pooled_steps == 1 and own.sha256 == features.sha256
     del state["logits.conv3d.bias"]
     torch.save(state, tmp_path / "i3d.pt")
     with pytest.raises(UserError, match="neither a TorchScript archive nor the weights of I3D: .*logits.conv3d.bias"):

@@ -129,6 +129,33 @@ def test_bypassed_a_clip_is_a_stack_of_pictures(frames):
     assert torch.equal(stock, after)
 
 
+def test_the_bypass_may_keep_the_first_convolution_of_the_middle():
+    """As MotionDirector without gradient checkpointing; each frame is a clip of its own also there."""
+    model, t = tiny_t2v("latents"), torch.tensor([400])
+    noisy, text = noise(model, 1, 3), model.embed(["a fox"])
+    seen = []
+    handle = model.unet.mid_block.temp_convs[0].conv1.register_forward_hook(lambda *call: seen.append(call[2].shape[2]))
+    with torch.no_grad():
+        with temporal_bypass(model.unet):
+            without = model.denoise(noisy, t, text)
+        assert seen == []
+        with temporal_bypass(model.unet, keep_middle=True):
+            kept = model.denoise(noisy, t, text)
+            alone = torch.cat([model.denoise(noisy[:, :, f : f + 1], t, text) for f in range(3)], 2)
+        assert seen == [1] * 4
+        for module in temporal_modules(model.unet):
+            if module is not model.unet.mid_block.temp_convs[0]:
+                module.forward = {
+                    "TemporalConvLayer": lambda x, **_: x,
+                    "TransformerTemporalModel": lambda x, **_: (x,),
+                }[type(module).__name__]
+        stock = model.denoise(noisy[:, :, :1], t, text)
+    handle.remove()
+    torch.testing.assert_close(kept, alone, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(kept[:, :, :1], stock, atol=1e-5, rtol=1e-4)
+    assert (kept - without).abs().max() > 1e-3
+
+
 def test_the_bypass_ends_with_an_error_too():
     unet = tiny_t2v().unet
     modules = temporal_modules(unet)

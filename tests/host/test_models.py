@@ -45,6 +45,9 @@ def test_embeddings_and_cache():
     assert len(LetterProcessor.calls) == 2
     other = LetterProcessor({**CONFIG, "prompt_back": "tail", "view_dependent_prompt_front": True})()
     assert other.prompts_vd[:3] == ["side view of a fox", "front view of a fox", "tail"]
+    first = LetterProcessor({**CONFIG, "view_dependent_prompt_front": True})()
+    views = ["side", "front", "backside", "overhead"]  # upstream's words
+    assert first.prompts_vd == [f"{view} view of a fox" for view in views]
 
 
 def test_directions_and_order_of_embeddings():

@@ -23,12 +23,12 @@ def frechet_distance(mean1: np.ndarray, cov1: np.ndarray, mean2: np.ndarray, cov
     return float(max(shift + np.trace(cov1) + np.trace(cov2) - 2 * cross, 0.0))
 
 
-def frechet_distance_of_sets(first: np.ndarray, second: np.ndarray) -> float:
+def frechet_distance_of_sets(first: np.ndarray, second: np.ndarray, ddof: int = 1) -> float:
     """:func:`frechet_distance` of the Gaussians of two sets of features [N, D] and [M, D], N and M at least 2.
 
-    With centred features A and B, ``C1 = A'A / (N - 1)`` and ``C2 = B'B / (M - 1)``, the eigenvalues of ``C1 C2`` are
-    the squared singular values of ``A B'`` over ``(N - 1)(M - 1)``: an N x M problem, exact for fewer clips than
-    features, where a square root of D x D matrices of low rank loses digits.
+    With centred features A and B, ``C1 = A'A / (N - ddof)`` and ``C2 = B'B / (M - ddof)``, the eigenvalues of ``C1 C2``
+    are the squared singular values of ``A B'`` over ``(N - ddof)(M - ddof)``: an N x M problem, exact for fewer clips
+    than features, where a square root of D x D matrices of low rank loses digits.
 
     Raises:
         ValueError: shapes that do not fit, or a set of fewer than two.
@@ -39,7 +39,7 @@ def frechet_distance_of_sets(first: np.ndarray, second: np.ndarray) -> float:
         raise ValueError(f"a covariance takes two clips or more, got {len(first)} and {len(second)}")
     a, b = np.asarray(first, np.float64), np.asarray(second, np.float64)
     shift = np.square(a.mean(0) - b.mean(0)).sum()
-    a, b = (a - a.mean(0)) / np.sqrt(len(a) - 1), (b - b.mean(0)) / np.sqrt(len(b) - 1)
+    a, b = (a - a.mean(0)) / np.sqrt(len(a) - ddof), (b - b.mean(0)) / np.sqrt(len(b) - ddof)
     cross = np.linalg.svd(a @ b.T, compute_uv=False).sum()
     return float(max(shift + np.square(a).sum() + np.square(b).sum() - 2 * cross, 0.0))
 

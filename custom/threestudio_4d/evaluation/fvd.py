@@ -104,10 +104,11 @@ class VideoScores:
         pairs = [pairs[index] for index in order]
         sides = [[self._frames(getattr(pair, side)) for pair in pairs] for side in ("predicted", "truth")]
         if "fvd_consistent4d" in self.names:
+            extractor = self.extractor.consistent4d or self.extractor
             for pair, ours, theirs in zip(pairs, *sides, strict=True):
-                if self._long_enough("fvd_consistent4d", len(pair)):
-                    distance = self._distance(prepare_consistent4d(ours), prepare_consistent4d(theirs))
-                    self.pairs[pair.object, pair.view] = distance
+                if self._long_enough("fvd_consistent4d", len(pair), extractor):
+                    logits = [extractor(prepare_consistent4d(clip)) for clip in (ours, theirs)]
+                    self.pairs[pair.object, pair.view] = consistent4d_distance(*logits)
         wanted = [name for name in self.names if name in PATHS]
         if not wanted:
             return
@@ -122,7 +123,7 @@ class VideoScores:
             if not paths:
                 self.skipped.setdefault(name, f"needs {STYLEGANV_FRAMES} frames or more, there are {len(pairs[0])}")
             for path in paths:
-                if self._long_enough(name, len(path)):
+                if self._long_enough(name, len(path), self.extractor):
                     for matrix, features in zip(matrices, self._sets[name], strict=True):
                         features.append(self.extractor(_along(matrix, path)))
 
@@ -135,7 +136,8 @@ class VideoScores:
             if len(ours) < 2:
                 self.skipped[name] = f"a Frechet distance takes two clips or more, there is {len(ours)}"
                 continue
-            found[name] = frechet_distance_of_sets(np.stack(ours), np.stack(theirs))
+            ddof = 0 if name == "fvd_styleganv" else 1  # StyleGAN-V's covariance divides by the number of clips
+            found[name] = frechet_distance_of_sets(np.stack(ours), np.stack(theirs), ddof)
         return found
 
     def clips(self) -> dict[str, int]:
@@ -145,14 +147,11 @@ class VideoScores:
     def _frames(self, paths: Sequence[Path]) -> list[Image.Image]:
         return [on_background(path, self.protocol)[0] for path in paths]
 
-    def _long_enough(self, name: str, length: int) -> bool:
-        least = self.extractor.minimum_frames
+    def _long_enough(self, name: str, length: int, extractor: VideoFeatures) -> bool:
+        least = extractor.minimum_frames
         if length < least:
             self.skipped[name] = f"its clips have {length} images here, and the network needs {least}"
         return name not in self.skipped
-
-    def _distance(self, ours: Tensor, theirs: Tensor) -> float:
-        return consistent4d_distance(self.extractor(ours), self.extractor(theirs))
 
 
 def _along(matrix: Sequence[Tensor], path: Cells) -> Tensor:

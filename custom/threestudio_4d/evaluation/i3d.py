@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-#: frames below this leave nothing for the last pooling, which spans two steps of eight frames
+#: frames below this leave nothing for VideoGPT's last pooling, which spans two steps of eight frames
 MINIMUM_FRAMES = 9
 
 # name -> (in, 1x1, 3x3 reduce, 3x3, second 3x3 reduce, second 3x3, after the pool)
@@ -45,7 +45,7 @@ class ConvUnit(nn.Module):
     def __init__(self, width: int, out: int, kernel: int = 1, stride: int = 1, logits: bool = False):
         super().__init__()
         self.conv3d = nn.Conv3d(width, out, kernel, stride, bias=logits)
-        self.bn = None if logits else nn.BatchNorm3d(out, eps=1e-5)
+        self.bn = None if logits else nn.BatchNorm3d(out)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv3d(_pad_same(x, self.conv3d.kernel_size, self.conv3d.stride))
@@ -72,17 +72,31 @@ def _max_pool(x: Tensor, kernel: tuple[int, int, int], stride: tuple[int, int, i
 
 
 class I3D(nn.Module):
-    """Clips [B, 3, T, 224, 224] in [-1, 1], T at least 9, to logits [B, classes] averaged over time."""
+    """Clips [B, 3, T, 224, 224] in [-1, 1] to logits [B, classes] averaged over time.
 
-    def __init__(self, classes: int = 400):
+    Args:
+        epsilon: of the batch normalisations.
+        pooled_steps: steps of eight frames that the last pooling averages; T must reach into the last of them.
+    """
+
+    def __init__(self, classes: int = 400, epsilon: float = 1e-5, pooled_steps: int = 2):
         super().__init__()
+        self.pooled_steps = pooled_steps
         self.Conv3d_1a_7x7 = ConvUnit(3, 64, 7, 2)
         self.Conv3d_2b_1x1 = ConvUnit(64, 64)
         self.Conv3d_2c_3x3 = ConvUnit(64, 192, 3)
         for name, widths in _MIXED.items():
             self.add_module(name, InceptionBlock(*widths))
         self.logits = ConvUnit(1024, classes, logits=True)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm3d):
+                module.eps = epsilon
         self.requires_grad_(False).eval()
+
+    @classmethod
+    def of_consistent4d(cls) -> I3D:
+        """With the constants of Consistent4D's evaluator; any number of frames."""
+        return cls(epsilon=1e-3, pooled_steps=1)
 
     def forward(self, clips: Tensor) -> Tensor:
         x = _max_pool(self.Conv3d_1a_7x7(clips), (1, 3, 3), (1, 2, 2))
@@ -93,5 +107,5 @@ class I3D(nn.Module):
             elif name == "Mixed_5b":
                 x = _max_pool(x, (2, 2, 2), (2, 2, 2))
             x = getattr(self, name)(x)
-        x = F.avg_pool3d(x, (2, 7, 7), stride=1)
+        x = F.avg_pool3d(x, (self.pooled_steps, 7, 7), stride=1)
         return self.logits(x).mean((2, 3, 4))

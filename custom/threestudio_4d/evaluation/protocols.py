@@ -129,7 +129,7 @@ METRICS = {
         ),
         Metric(
             "fvd_consistent4d",
-            "fvd-consistent4d/1",
+            "fvd-consistent4d/2",
             "FVD (Consistent4D)",
             "lower",
             1,
@@ -139,7 +139,7 @@ METRICS = {
         ),
         Metric(
             "fvd_styleganv",
-            "fvd-styleganv/1",
+            "fvd-styleganv/2",
             "FVD (StyleGAN-V)",
             "lower",
             1,

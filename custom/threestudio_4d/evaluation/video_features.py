@@ -34,7 +34,10 @@ WHERE = (
 
 @dataclass
 class VideoFeatures:
-    """``network``: clips [B, 3, T, 224, 224] in [-1, 1] to features [B, D]; and what a result says of it."""
+    """``network``: clips [B, 3, T, 224, 224] in [-1, 1] to features [B, D]; and what a result says of it.
+
+    ``consistent4d`` is the extractor for ``fvd_consistent4d`` where that has one of its own.
+    """
 
     network: Callable[[Tensor], Tensor]
     name: str
@@ -42,6 +45,7 @@ class VideoFeatures:
     kind: str
     minimum_frames: int = MINIMUM_FRAMES
     device: torch.device = torch.device("cpu")
+    consistent4d: VideoFeatures | None = None
 
     @torch.no_grad()
     def __call__(self, clip: Tensor) -> np.ndarray:
@@ -65,13 +69,18 @@ def load_video_features(path: str | Path | None, device: torch.device) -> VideoF
         raise UserError(f"there is no file {file}; it {WHERE}")
     if _is_torchscript(file):
         return VideoFeatures(_torchscript(file, device), file.name, file_digest(file), "TorchScript", device=device)
-    network = I3D()
-    try:
-        network.load_state_dict(_without_counters(read_state_dict(file), network))
-    except RuntimeError as error:
-        reason = str(error).splitlines()[1].strip()[:200]
-        raise UserError(f"{file} is neither a TorchScript archive nor the weights of I3D: {reason}") from error
-    return VideoFeatures(network.to(device), file.name, file_digest(file), "I3D state", device=device)
+    state = read_state_dict(file)
+    networks = I3D(), I3D.of_consistent4d()
+    for network in networks:
+        try:
+            network.load_state_dict(_without_counters(state, network))
+        except RuntimeError as error:
+            reason = str(error).splitlines()[1].strip()[:200]
+            raise UserError(f"{file} is neither a TorchScript archive nor the weights of I3D: {reason}") from error
+    about = (file.name, file_digest(file), "I3D state")
+    videogpt, consistent4d = (network.to(device) for network in networks)
+    own = VideoFeatures(consistent4d, *about, minimum_frames=1, device=device)
+    return VideoFeatures(videogpt, *about, device=device, consistent4d=own)
 
 
 def prepare_consistent4d(frames: list[Image.Image]) -> Tensor:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch.nn as nn
 from diffusers import UNet3DConditionModel
@@ -19,17 +20,25 @@ def temporal_modules(unet: UNet3DConditionModel) -> list[nn.Module]:
 
 
 @contextmanager
-def temporal_bypass(unet: UNet3DConditionModel) -> Iterator[None]:
+def temporal_bypass(unet: UNet3DConditionModel, keep_middle: bool = False) -> Iterator[None]:
     """Within the context every temporal module hands on its input: each frame is denoised on its own.
 
     A ModelScope UNet is a Stable Diffusion UNet with temporal modules between its layers; ModelScope's own code skips
     them for a clip of one frame, diffusers does not, and an untrained temporal convolution on one frame is not nothing.
     MotionDirector (Zhao et al., ECCV 2024) trains its spatial adapters on single frames through this.
+
+    Args:
+        keep_middle: the first temporal convolution of the middle block runs, on each frame alone. MotionDirector's code
+            does so unless gradient checkpointing is on; its published training configs have it on, and thus skip it.
     """
     modules = temporal_modules(unet)
     before = [module.__dict__.get("forward") for module in modules]  # someone else's patch, if any
+    middle = unet.mid_block.temp_convs[0] if keep_middle else None
     for module in modules:
-        module.forward = _hand_on if type(module).__name__ == _TRANSFORMER else _identity
+        if module is middle:
+            module.forward = partial(_one_by_one, module.forward)
+        else:
+            module.forward = _hand_on if type(module).__name__ == _TRANSFORMER else _identity
     try:
         yield
     finally:
@@ -38,6 +47,10 @@ def temporal_bypass(unet: UNet3DConditionModel) -> Iterator[None]:
                 del module.forward
             else:
                 module.forward = forward
+
+
+def _one_by_one(forward: Callable[..., Tensor], hidden_states: Tensor, *args: object, **kwargs: object) -> Tensor:
+    return forward(hidden_states, num_frames=1)
 
 
 def _identity(hidden_states: Tensor, *args: object, **kwargs: object) -> Tensor:

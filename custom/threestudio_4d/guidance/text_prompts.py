@@ -25,6 +25,7 @@ class TextPromptProcessor(PromptProcessor):
 
     Views: ``, front view`` for |azimuth| < front_threshold, ``, back view`` beyond 180 - back_threshold,
     ``, overhead view`` for elevation > overhead_threshold, else ``, side view``; degrees, the last that holds counts.
+    With view_dependent_prompt_front: ``front view of ``, ``backside view of ``, and so on, before the prompt.
     4D-fy uses 30, 30 and 60 for pictures, and 45 instead of 30 for videos.
     """
 

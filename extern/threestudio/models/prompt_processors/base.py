@@ -180,7 +180,8 @@ class PromptProcessor(BaseObject):
 
         def wording(view: str) -> Callable[[str], str]:
             if self.cfg.view_dependent_prompt_front:
-                return lambda text: f"{view} view of {text}"
+                first = "backside" if view == "back" else view
+                return lambda text: f"{first} view of {text}"
             return lambda text: f"{text}, {view} view"
 
         front, back, overhead = self.cfg.front_threshold, self.cfg.back_threshold, self.cfg.overhead_threshold
