@@ -71,7 +71,7 @@ def gpu_ids(text: str) -> str:
     """What ``--gpu`` takes: different numbers (or UUIDs), separated by commas; ``-1`` for none."""
     ids = [part.strip() for part in text.split(",")]
     if text.strip() != "-1" and not all(re.fullmatch(r"\d+|(GPU|MIG)-[\w/-]+", part) for part in ids):
-        raise argparse.ArgumentTypeError(f"'{text}' names no GPU: write numbers, as in 0 or 0,1")
+        raise argparse.ArgumentTypeError(f"'{text}' is no list of GPUs: write numbers, as in 0 or 0,1")
     if len(set(ids)) < len(ids):
         raise argparse.ArgumentTypeError(f"'{text}' names a GPU twice")
     return ",".join(ids)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from threestudio_4d.errors import UserError
 from threestudio_4d.export.isosurface import (
     DensityGrid,
     fill_voids,
@@ -77,3 +78,12 @@ def test_bounds_and_small_parts():
     assert 0 < len(faces) < len(everything[1])
     assert np.abs(vertices).max() < 0.45 and faces.max() == len(vertices) - 1
     assert len(remove_small_parts(*everything, fraction=0.0)[1]) == len(everything[1])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_densities_that_are_not_finite_are_refused(value):
+    def density(points):
+        return np.where(points[:, 0] > 0.9, value, 1.0)
+
+    with pytest.raises(UserError, match="100 of 1000 densities of the field are NaN or infinite"):
+        DensityGrid.sample(density, np.full(3, -1.0), np.full(3, 1.0), 10)

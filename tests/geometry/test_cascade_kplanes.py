@@ -4,7 +4,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from threestudio_4d.errors import UserError
 from threestudio_4d.geometry.cascade_kplanes import CascadeKPlanes
 from threestudio_4d.ops.planes import interpolate_planes
 
@@ -165,9 +164,9 @@ def test_autocast_does_not_reach_the_field():
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"normal_type": "pred"}, "normal_type is 'pred'; choose one of"),
-        ({"radius": -1.0}, r"radius is -1.0; .* must be positive"),
-        ({"grid_size": [[50, 50, 50]]}, r"\[x, y, z, t\] texels for every level"),
+        ({"normal_type": "pred"}, "normal_type is 'pred': it must be one of"),
+        ({"radius": -1.0}, "radius is -1.0: it must be a number, above 0"),
+        ({"grid_size": [[50, 50, 50]]}, "grid_size is .*: it must be a list of items, each a list of 4 whole numbers"),
         ({"n_grid_dims": [16]}, "one for each of 2 levels"),
         ({"rgb_residual": False, "low_vram": True}, r"equal channels; got \[16, 8\]"),
         ({"density_bias": "blob"}, "density_bias is 'blob'"),
@@ -176,5 +175,5 @@ def test_autocast_does_not_reach_the_field():
     ],
 )
 def test_wrong_values_are_named(config, message):
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(ValueError, match=message):
         CascadeKPlanes(config)

@@ -230,9 +230,9 @@ def test_a_saved_prior_is_found(tmp_path, monkeypatch):
 
 
 def test_mistakes(tmp_path):
-    with pytest.raises(UserError, match="max_batch must be 1 or more, or null, got 0"):
+    with pytest.raises(ValueError, match="max_batch is 0: it must be a whole number, 1 or more"):
         make(max_batch=0)
-    with pytest.raises(UserError, match="half_dtype must be one of fp16, bf16, got 'fp8'"):
+    with pytest.raises(ValueError, match="half_dtype is 'fp8': it must be one of fp16, bf16"):
         make(half_dtype="fp8")
     (tmp_path / "v1-5.safetensors").touch()
     with pytest.raises(UserError, match="is one file; Stable Diffusion is read from a folder in diffusers layout"):

@@ -244,7 +244,7 @@ def test_mistakes():
         make().prepare(torch.rand(3, 16, 16))
     with pytest.raises(ValueError, match="7 frames do not divide into clips of 5"):
         make()(frames(7), num_frames=5)
-    with pytest.raises(UserError, match="encode_chunk_size must be 1 or more, or null, got 0"):
+    with pytest.raises(ValueError, match="encode_chunk_size is 0: it must be a whole number, 1 or more"):
         make(encode_chunk_size=0)
     with pytest.raises(UserError, match="0 < sigma_min < sigma_max"):
         edm.log_spaced_sigmas(2.0, 1.0, 10)

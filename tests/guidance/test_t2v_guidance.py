@@ -236,9 +236,9 @@ def test_wide_frames():
 
 
 def test_mistakes():
-    with pytest.raises(UserError, match="cfg_form must be one of standard, text_plus, got 'plus'"):
+    with pytest.raises(ValueError, match="cfg_form is 'plus': it must be one of standard, text_plus"):
         make(cfg_form="plus")
-    with pytest.raises(UserError, match="frame_grad_budget must be 1 or more, or null, got 0"):
+    with pytest.raises(ValueError, match="frame_grad_budget is 0: it must be a whole number, 1 or more"):
         make(frame_grad_budget=0)
     with pytest.raises(UserError, match="sides divide by 2, got 15x16"):
         make(height=15)

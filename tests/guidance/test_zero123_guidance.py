@@ -299,11 +299,11 @@ def test_mistakes():
         make().distill(**{**views(), "frame_indices": torch.full((4,), 9)})
     with pytest.raises(ValueError, match=r"prepare wants images \[N, H, W, 3\], got \(2, 3, 16, 16\)"):
         make().prepare(torch.rand(2, 3, 16, 16))
-    with pytest.raises(UserError, match="half_dtype must be one of fp16, bf16, got 'fp8'"):
+    with pytest.raises(ValueError, match="half_dtype is 'fp8': it must be one of fp16, bf16"):
         make(half_dtype="fp8")
-    with pytest.raises(UserError, match="max_batch must be 1 or more, or null, got 0"):
+    with pytest.raises(ValueError, match="max_batch is 0: it must be a whole number, 1 or more"):
         make(max_batch=0)
-    with pytest.raises(UserError, match="unknown weighting_strategy 'sd'"):
+    with pytest.raises(ValueError, match="weighting_strategy is 'sd': it must be one of sds"):
         make(weighting_strategy="sd")
 
 

@@ -89,7 +89,7 @@ def test_stages_of_resolution():
         assert source.collate({})["rays_d"].shape[:2] == (batch, size)
     with pytest.raises(UserError, match="resolution_milestones needs 1 steps"):
         dataset(height=[4, 8])
-    with pytest.raises(UserError, match="'dreamfusion' or 'magic3d', got 'sun'"):
+    with pytest.raises(UserError, match="'sun': it must be one of dreamfusion, magic3d"):
         dataset(light_sample_strategy="sun").collate({})
 
 

@@ -91,7 +91,9 @@ def test_marching_tetrahedra_from_a_file(tmp_path, monkeypatch):
 def test_messages():
     with pytest.raises(UserError, match="The isosurface is empty at threshold 5.0: lower isosurface_threshold"):
         sphere(isosurface_threshold=5.0).isosurface()
-    with pytest.raises(UserError, match="'mt' or 'mc-cpu', got 'mc'"):
+    with pytest.raises(UserError, match="up is 'x': it must be one of y, z"):
+        MeshExporter({"up": "x"}, geometry=None, material=None, background=None)
+    with pytest.raises(UserError, match="'mc': it must be one of mt, mc-cpu"):
         sphere(isosurface_method="mc").isosurface()
     with pytest.raises(TypeError, match="cannot be made from Sphere"):
         ImplicitVolume.create_from(sphere())
@@ -156,6 +158,7 @@ def test_export_with_baked_texture():
     )
     [output] = exporter()
     mesh, texture = output.params["mesh"], output.params["map_Kd"]
+    assert output.params["up"] == "y" and output.params["save_normal"]
     assert (output.save_name, output.save_type) == ("model.obj", "obj") and texture.shape == (128, 128, 3)
     positions, mask = rasterize_uv(mesh, 128)
     assert 0.3 < mask.float().mean() < 1

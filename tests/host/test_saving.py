@@ -173,6 +173,26 @@ def test_obj_and_ply_with_vertices_only(saver):
     assert loaded.faces.shape == (2, 3)
 
 
+def test_up_of_an_obj(saver):
+    mesh = square()
+    for up, order in (("z", [0, 1, 2]), ("y", [1, 2, 0])):
+        [path] = saver.save_obj("turned.obj", mesh, save_normal=True, up=up)
+        rows = [line.split() for line in Path(path).read_text().splitlines()]
+        assert [[float(x) for x in row[1:]] for row in rows if row[0] == "v"] == mesh.v_pos[:, order].tolist()
+        assert [[float(x) for x in row[1:]] for row in rows if row[0] == "vn"] == mesh.v_nrm[:, order].tolist()
+
+
+def test_a_glb_has_y_up_normals_and_a_matt_material(saver):
+    import trimesh
+
+    mesh = square()
+    path = saver.save_mesh("plain.glb", mesh.v_pos, mesh.t_pos_idx)
+    [loaded] = trimesh.load_scene(path, process=False).geometry.values()
+    assert loaded.vertices.tolist() == mesh.v_pos[:, [1, 2, 0]].tolist()
+    assert loaded._cache.cache["vertex_normals"].tolist() == [[0, 1, 0]] * 4
+    assert (loaded.visual.material.metallicFactor, loaded.visual.material.roughnessFactor) == (0, 1)
+
+
 def test_every_process_writes_its_images_and_the_first_the_rest(saver, tmp_path, monkeypatch):
     from pytorch_lightning.utilities.rank_zero import rank_zero_only
 

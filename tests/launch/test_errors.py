@@ -29,6 +29,8 @@ def test_help_is_quick():
         (("--config", "tiny.yaml", "--train", "--test"), "not allowed with argument"),
         (("--train",), "the following arguments are required: --config"),
         (("--config", "tiny.yaml", "--train", "--verbos"), "unknown flag --verbos (did you mean --verbose?)"),
+        (("--config", "tiny.yaml", "--train", "--gpu", "abc"), "'abc' is no list of GPUs"),
+        (("--config", "tiny.yaml", "--train", "--gpu", ""), "'' is no list of GPUs"),
         (("--config", "tiny.yaml", "--train", "seed"), "overrides are written key=value"),
     ],
 )

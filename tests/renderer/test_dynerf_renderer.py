@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from torch import nn
 
 import threestudio
-from threestudio_4d.errors import UserError
 from threestudio_4d.geometry.cascade_kplanes import CascadeKPlanes
 from threestudio_4d.renderer.dynerf_volume_renderer import DyNeRFVolumeRenderer
 
@@ -216,7 +215,7 @@ def test_refresh_prunes_the_initial_blob():
 
 @pytest.mark.parametrize(("key", "value"), [("sampler", "dda"), ("normal_fraction", 0.0)])
 def test_wrong_values_are_named(key, value):
-    with pytest.raises(UserError, match=f"renderer.{key} is"):
+    with pytest.raises(ValueError, match=f"{key} is"):
         make_renderer(**{key: value})
 
 

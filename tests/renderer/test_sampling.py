@@ -221,6 +221,18 @@ def test_occupancy_forgets_what_is_gone():
     assert not grid.contains(torch.full((1, 3), 0.5)).any()
 
 
+def test_occupancy_keeps_what_is_not_a_number():
+    """Else a broken part of the field would vanish, and nothing would say so."""
+    grid = OccupancyGrid(radius=1.0, resolution=8)
+
+    def density(points, times):
+        right = points[None, :, :1] > 0
+        return torch.where(right, torch.nan, torch.where(points[None, :, 1:2] > 0, 10.0, 0.0))
+
+    grid.refresh(density, 0.1, 0)
+    assert grid.binary[4:].all() and grid.binary[:4, 4:].all() and not grid.binary[:4, :4].any()
+
+
 def test_occupancy_survives_a_checkpoint():
     grid = patchy_grid()
     other = OccupancyGrid(1.0, 9)

@@ -1,8 +1,11 @@
 """Evaluation frames and other pictures."""
 
 import numpy as np
+import pytest
+import torch
 from PIL import Image
 
+from threestudio_4d.errors import UserError
 from threestudio_4d.system import pictures
 
 
@@ -37,3 +40,12 @@ def test_write_png_keeps_channels_and_leaves_no_partial_file(tmp_path):
 
 def test_depth_picture_of_empty_space_is_white():
     assert pictures.depth_picture(np.zeros((3, 3, 1)), np.zeros((3, 3, 1))).min() == 1
+
+
+@pytest.mark.parametrize("key", ["comp_rgb", "opacity", "depth"])
+def test_render_that_is_not_finite_is_refused(key):
+    rendered = {name: torch.zeros(2, 4, 4, size) for name, size in (("comp_rgb", 3), ("opacity", 1), ("depth", 1))}
+    rendered[key][1, 0, 0, 0] = float("nan")
+    pictures.Picture(rendered, 0)
+    with pytest.raises(UserError, match=rf"1 of 16 pixels of the render \({key}\) are NaN or infinite"):
+        pictures.Picture(rendered, 1)

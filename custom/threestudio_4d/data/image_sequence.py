@@ -3,10 +3,11 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from logging import getLogger
-from typing import Any, Optional
+from typing import Annotated, Any, Literal, Optional
 
 import pytorch_lightning as pl
 import torch
+from annotated_types import Gt, Interval, Le, MinLen
 from omegaconf import OmegaConf
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch import Tensor
@@ -17,75 +18,114 @@ from threestudio.utils.base import Updateable
 from threestudio.utils.config import parse_structured
 
 from ..errors import UserError
-from .cameras import fixed_cameras
+from ..values import Count, Number, PerStage, Pixels, Positive, Share, Text
+from .cameras import ELEVATION_LAWS, fixed_cameras
 from .clip import Clip, load_clip
 from .eval_views import TEST_SPLITS, ViewTimeSample, views_for_test, views_for_validation
-from .view_time import RandomViews, Stage, draw_frames, frame_times, numbers, stage_at, stages, step_generator
+from .view_time import RandomViews, Stage, draw_frames, frame_times, stage_at, stages, step_generator
+
+Elevation = Annotated[float, Interval(ge=-90, le=90)]
+FieldOfView = Annotated[float, Interval(gt=0, lt=180)]
 
 
 @dataclass
 class RandomCameraConfig:
-    """Cameras of SDS steps. What is None is taken from the data section."""
+    """Cameras of SDS steps. What is null is taken from the data section. Ranges are [low, high], angles in degrees."""
 
-    height: Any = None
-    width: Any = None
-    batch_size: Any = None
-    resolution_milestones: Any = None
-    elevation_range: Any = (-10.0, 60.0)
-    azimuth_range: Any = (-180.0, 180.0)
-    azimuth_interval_range: Any = (5.0, 15.0)
-    camera_distance_range: Any = None
-    fovy_range: Any = None
-    elevation_law: str = "mixed"
+    height: Annotated[Any, PerStage | None] = None
+    """Of the pictures, in pixels."""
+    width: Annotated[Any, PerStage | None] = None
+    batch_size: Annotated[Any, PerStage | None] = None
+    resolution_milestones: Annotated[Any, PerStage | None] = None
+    elevation_range: Annotated[Any, tuple[Elevation, Elevation]] = (-10.0, 60.0)
+    azimuth_range: Annotated[Any, tuple[Number, Number]] = (-180.0, 180.0)
+    azimuth_interval_range: Annotated[Any, tuple[Number, Number]] = (5.0, 15.0)
+    """Step between the neighbours of an arc."""
+    camera_distance_range: Annotated[Any, tuple[Positive, Positive] | None] = None
+    """In world units."""
+    fovy_range: Annotated[Any, tuple[FieldOfView, FieldOfView] | None] = None
+    elevation_law: Annotated[str, Literal[ELEVATION_LAWS]] = "mixed"
+    """How elevations spread over their range; see ``sample_elevations``."""
     batch_uniform_azimuth: bool = False
-    camera_perturb: float = 0.0
-    center_perturb: float = 0.0
-    up_perturb: float = 0.0
+    """Spread the azimuths of independent views evenly over their range."""
+    camera_perturb: Annotated[float, Interval(ge=0)] = 0.0
+    """Largest random offset of a camera's position, of each coordinate."""
+    center_perturb: Annotated[float, Interval(ge=0)] = 0.0
+    """Standard deviation of the point that it looks at."""
+    up_perturb: Annotated[float, Interval(ge=0)] = 0.0
+    """Standard deviation of its upward direction."""
 
 
 @dataclass
 class ImageSequenceConfig:
     """The ``data`` section. Sizes and batch sizes are one number, or a list with one number a stage."""
 
-    # the clip
-    image_seq_path: str = ""
-    mask_path: Optional[str] = None  # noqa: UP045
+    # The clip ---------------------------------------------------------------------------------------------------------
+    image_seq_path: Text = ""
+    """A folder of frames, or a video file."""
+    mask_path: Optional[Text] = None  # noqa: UP045
+    """A folder or video of masks, for clips without alpha; null: the frames' own alpha, or ``key_color``."""
     loop: bool = False
-    frame_stride: int = 1
-    num_frames: Optional[int] = None  # noqa: UP045
-    max_frames: int = 128
-    max_size: int = 1024
-    key_color: str = "auto"
+    """Whether the end of the clip leads back to its start."""
+    frame_stride: Count = 1
+    """Take every so many-th frame."""
+    num_frames: Optional[Annotated[int, Interval(ge=2)]] = None  # noqa: UP045
+    """Take so many frames, evenly spaced; null: all."""
+    max_frames: Annotated[int, Interval(ge=2)] = 128
+    """Longer clips are thinned out to at most so many frames."""
+    max_size: Pixels = 1024
+    """Frames with a longer side above this are made smaller."""
+    key_color: Text = "auto"
+    """Colour of the background of clips without alpha and masks, as ``#rrggbb``; ``auto``: found at the border."""
     recenter: bool = False
-    recenter_fill: float = 0.7
-    # the camera of the clip
-    default_elevation_deg: float = 0.0
-    default_azimuth_deg: float = 0.0
-    default_camera_distance: float = 2.0
-    default_fovy_deg: float = 49.1
-    # training
-    seed: int = 0
-    height: Any = 64
-    width: Any = None
-    batch_size: Any = 4
-    ref_batch_size: Any = 1
-    resolution_milestones: Any = ()
-    mode_section: Any = (0.5, 0.625, 0.75, 1.0)
-    time_interval: float = 1 / 16
-    rays_noise_scale: float = 2e-3
-    random_camera: dict = field(default_factory=dict)
-    # validation and test
-    eval_height: int = 256
-    eval_width: int = 256
-    eval_batch_size: int = 1
-    n_val_views: int = 4
-    n_val_times: int = 3
-    test_splits: Any = TEST_SPLITS
-    n_test_views: int = 120
-    orbit_elevation_deg: float = 15.0
-    orbit_loops: int = 1
-    fixed_azimuths: Any = (0.0, 90.0, 180.0, 270.0)
-    eval_azimuths: Any = (-75.0, 15.0, 105.0, 195.0)
+    """Crop and enlarge all frames alike, so that the object fills the picture."""
+    recenter_fill: Annotated[float, Interval(ge=0.05, le=1)] = 0.7
+    """Share of the picture's side that it then takes."""
+    # The camera of the clip, in degrees and world units ---------------------------------------------------------------
+    default_elevation_deg: Elevation = 0.0
+    default_azimuth_deg: Number = 0.0
+    default_camera_distance: Positive = 2.0
+    default_fovy_deg: FieldOfView = 49.1
+    """Vertical field of view."""
+    # Training ---------------------------------------------------------------------------------------------------------
+    seed: Annotated[int, Interval(ge=0, le=2**63 - 1)] = 0
+    """Of the cameras and times of all steps."""
+    height: PerStage = 64
+    """Of the pictures of reference steps and, unless ``random_camera`` has its own, of novel views; in pixels."""
+    width: Annotated[Any, PerStage | None] = None
+    """null: square."""
+    batch_size: PerStage = 4
+    """Novel views of a step."""
+    ref_batch_size: PerStage = 1
+    """Input frames of a step."""
+    resolution_milestones: PerStage = ()
+    """Steps at which the next stage begins: one fewer than there are stages."""
+    mode_section: Annotated[Any, tuple[Share, Share, Share, Share]] = (0.5, 0.625, 0.75, 1.0)
+    """Cumulative shares of independent views, arcs in azimuth, runs in time, and repeats of one view."""
+    time_interval: Annotated[float, Gt(0), Le(1)] = 1 / 16
+    """Step of a run in time, as a share of the clip."""
+    rays_noise_scale: Annotated[float, Interval(ge=0)] = 2e-3
+    """Standard deviation of the noise on the rays of reference steps."""
+    random_camera: Annotated[dict, RandomCameraConfig] = field(default_factory=dict)
+    """Cameras of novel views."""
+    # Validation and test ----------------------------------------------------------------------------------------------
+    eval_height: Pixels = 256
+    eval_width: Pixels = 256
+    eval_batch_size: Count = 1
+    n_val_views: Count = 4
+    """Azimuths of validation, evenly spaced."""
+    n_val_times: Count = 3
+    """Times at which each of them is seen."""
+    test_splits: Annotated[Any, list[Literal[TEST_SPLITS]]] = TEST_SPLITS
+    """``orbit``: a camera that circles the moving object; ``fixed``, ``eval``: views at ``fixed_azimuths`` and
+    ``eval_azimuths`` of every input frame."""
+    n_test_views: Count = 120
+    """Pictures of the orbit."""
+    orbit_elevation_deg: Elevation = 15.0
+    orbit_loops: Count = 1
+    """Times that the clip is played while the camera goes round once."""
+    fixed_azimuths: Annotated[Any, list[Number], MinLen(1)] = (0.0, 90.0, 180.0, 270.0)
+    eval_azimuths: Annotated[Any, list[Number], MinLen(1)] = (-75.0, 15.0, 105.0, 195.0)
 
 
 class ClipFrames:
@@ -163,8 +203,6 @@ class ImageSequenceTrainDataset(_ClipDataset, IterableDataset, Updateable):
             [f"data.{name}" if own[name] is None else f"data.random_camera.{name}" for name in names],
         )
         self.random_views = RandomViews(camera, cfg.mode_section, cfg.time_interval, n, clip.loop)
-        if cfg.rays_noise_scale < 0:
-            raise UserError(f"data.rays_noise_scale is {cfg.rays_noise_scale}: it must be 0 or more.")
 
     def __iter__(self) -> Iterator[dict]:
         while True:
@@ -278,28 +316,6 @@ def _with_inherited(camera: Any, cfg: Any) -> Any:
     return OmegaConf.merge(camera, missing)
 
 
-def _check(cfg: Any) -> None:
-    """Reject values that would fail later, naming the key."""
-    counts = "frame_stride max_frames max_size n_val_views n_val_times n_test_views orbit_loops"
-    for key in [*counts.split(), "eval_height", "eval_width", "eval_batch_size"]:
-        if cfg[key] < 1:
-            raise UserError(f"data.{key} is {cfg[key]}: it must be 1 or more.")
-    for key in ("num_frames", "max_frames"):
-        if cfg[key] is not None and cfg[key] < 2:
-            raise UserError(f"data.{key} is {cfg[key]}: a clip needs 2 frames or more.")
-    if not 0.05 <= cfg.recenter_fill <= 1.0:
-        raise UserError(f"data.recenter_fill is {cfg.recenter_fill}: it is a share of the frame, from 0.05 to 1.")
-    if not 0.0 < cfg.default_fovy_deg < 180.0:
-        raise UserError(f"data.default_fovy_deg is {cfg.default_fovy_deg}: it must be between 0 and 180 degrees.")
-    if cfg.default_camera_distance <= 0:
-        raise UserError(f"data.default_camera_distance is {cfg.default_camera_distance}: it must be above 0.")
-    for key in ("fixed_azimuths", "eval_azimuths"):
-        numbers(cfg[key], None, f"data.{key}")
-    unknown = [name for name in cfg.test_splits if name not in TEST_SPLITS]
-    if unknown:
-        raise UserError(f"data.test_splits holds {', '.join(unknown)}. Allowed: {', '.join(TEST_SPLITS)}.")
-
-
 @register("image-seq-datamodule")
 class ImageSequenceDataModule(pl.LightningDataModule):
     """One clip, its camera, and the cameras of training, validation and test.
@@ -315,7 +331,6 @@ class ImageSequenceDataModule(pl.LightningDataModule):
     def __init__(self, cfg: Any = None) -> None:
         super().__init__()
         self.cfg = parse_structured(self.Config, {} if cfg is None else cfg)
-        _check(self.cfg)
         c = self.cfg
         clip = load_clip(
             c.image_seq_path,

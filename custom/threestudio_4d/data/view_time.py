@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from .cameras import ELEVATION_LAWS, Cameras, arc_offsets, sample_azimuths, sample_elevations, uniform
+from .cameras import Cameras, arc_offsets, sample_azimuths, sample_elevations, uniform
 
 RELATIONS = ("independent", "arc", "run", "same")
 """How the samples of an SDS batch relate: any cameras at one time; one time, neighbouring azimuths; one camera,
@@ -105,8 +105,6 @@ class RandomViews:
                 f"data.mode_section is {list(mode_section)}: it holds cumulative probabilities of independent views, "
                 "arcs, runs and repeats, so it must not fall and must end at 1.0, as in [0.5, 0.625, 0.75, 1.0]."
             )
-        if not 0 < time_interval <= 1:
-            raise UserError(f"data.time_interval is {time_interval}: it is a share of the clip, in (0, 1].")
         self.time_interval = time_interval
         name = "data.random_camera."
         self.elevation = span(cfg.elevation_range, name + "elevation_range", -90.0, 90.0)
@@ -114,8 +112,6 @@ class RandomViews:
         self.interval = span(cfg.azimuth_interval_range, name + "azimuth_interval_range")
         self.distance = span(cfg.camera_distance_range, name + "camera_distance_range", 1e-3)
         self.fovy = span(cfg.fovy_range, name + "fovy_range", 1e-3, 179.0)
-        if cfg.elevation_law not in ELEVATION_LAWS:
-            raise UserError(f"{name}elevation_law is '{cfg.elevation_law}'. Allowed: {', '.join(ELEVATION_LAWS)}.")
 
     def draw(self, batch_size: int, generator: torch.Generator) -> ViewTimes:
         """The views of one step."""

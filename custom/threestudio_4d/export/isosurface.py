@@ -12,6 +12,8 @@ import numpy as np
 
 from threestudio.utils.typing import Float, Int
 
+from ..errors import UserError
+
 THRESHOLD_CANDIDATES = 48
 
 
@@ -31,13 +33,24 @@ class DensityGrid:
         upper: np.ndarray,
         resolution: int,
     ) -> DensityGrid:
-        """Evaluate ``density`` on a lattice with ``resolution`` points along the longest side of the box."""
+        """Evaluate ``density`` on a lattice with ``resolution`` points along the longest side of the box.
+
+        Raises:
+            UserError: densities are NaN or infinite.
+        """
         lower, upper = np.asarray(lower, np.float64), np.asarray(upper, np.float64)
         spacing = float((upper - lower).max()) / (resolution - 1)
         counts = np.floor((upper - lower) / spacing + 1e-6).astype(int) + 1
         axes = [lower[k] + spacing * np.arange(counts[k]) for k in range(3)]
         points = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3).astype(np.float32)
-        return cls(np.asarray(density(points), np.float32).reshape(*counts), lower, spacing)
+        values = np.asarray(density(points), np.float32).reshape(*counts)
+        bad = np.count_nonzero(~np.isfinite(values))
+        if bad:
+            raise UserError(
+                f"{bad} of {values.size} densities of the field are NaN or infinite, so it has no surface to export. "
+                "Use an earlier checkpoint."
+            )
+        return cls(values, lower, spacing)
 
     def bounds_above(self, threshold: float, margin: int = 2) -> tuple[np.ndarray, np.ndarray] | None:
         """Corners of the box around the points above ``threshold``, grown by ``margin`` lattice steps; None if there

@@ -6,17 +6,20 @@ import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from annotated_types import Interval, MinLen
 
 import threestudio
 from threestudio.models.exporters.base import Exporter, ExporterOutput
-from threestudio.utils.typing import Float, Int
+from threestudio.utils.typing import Float
 
 from ..errors import UserError
+from ..values import Count, Positive, Share, Whole
 from .isosurface import DensityGrid, fill_voids, marching_cubes, remove_small_parts, silhouette_threshold
+from .mesh_files import UP_AXES, ColoredMesh, vertex_normals, write_glb, write_obj
 
 FORMATS = ("obj", "glb")
 COLOR_STEPS = 12
@@ -29,8 +32,8 @@ class MeshSequenceExporter(Exporter):
     The geometry must offer ``forward_density(points, timestamps) -> [L, N, 1]`` and ``forward(points, timestamps)``
     with ``features [L, N, 3]``; the material turns features into colour.
 
-    Files: ``mesh_<k>.obj`` in the world frame (z up, the input camera looks from +x) and ``mesh_<k>.glb`` in glTF's
-    frame (y up, the object faces +z), ``k`` being the frame, or the place in ``times``.
+    Files: ``mesh_<k>.obj`` and ``mesh_<k>.glb``, ``k`` being the frame, or the place in ``times``. Both have y up and
+    show +z what the world shows its +x, where the camera of azimuth 0 is; ``up`` changes that for OBJ.
 
     Raises:
         UserError: a setting is out of range, or no frame has a surface.
@@ -38,18 +41,20 @@ class MeshSequenceExporter(Exporter):
 
     @dataclass
     class Config(Exporter.Config):
-        times: Any = None
+        times: Annotated[Any, list[Share] | None, MinLen(1)] = None
         """Times in [0, 1] to export, as a list; None for input frames."""
-        frames: Any = None
+        frames: Annotated[Any, list[Whole] | None, MinLen(1)] = None
         """Input frames to export, as a list of indices; None for all. Not together with ``times``."""
-        formats: Any = FORMATS
-        resolution: int = 128
+        formats: Annotated[Any, list[Literal[FORMATS]], MinLen(1)] = FORMATS
+        up: Annotated[str, Literal[UP_AXES]] = "y"
+        """Axis of an OBJ that points up: "y" as most programs expect, or "z" for the world frame. A GLB has y up."""
+        resolution: Annotated[int, Interval(ge=2, le=4096)] = 128
         """Lattice points along the longest side of the object's bounding box."""
-        threshold: Any = "auto"
+        threshold: Annotated[Any, Positive | Literal["auto"]] = "auto"
         """Density of the surface, or "auto": the one whose silhouettes match the field's (one value for all times)."""
-        min_part: float = 0.02
+        min_part: Share = 0.02
         """Parts with fewer triangles than this fraction of the largest part are dropped; 0 keeps everything."""
-        chunk: int = 262144
+        chunk: Count = 262144
         """Points evaluated at once."""
 
     cfg: Config
@@ -57,14 +62,8 @@ class MeshSequenceExporter(Exporter):
     def configure(self, geometry: Any, material: Any, background: Any) -> None:
         super().configure(geometry, material, background)
         self.frame_times: Sequence[float] | None = None
-        unknown = [name for name in self.cfg.formats if name not in FORMATS]
-        if unknown:
-            raise UserError(f"system.exporter.formats has '{unknown[0]}'; choose from {', '.join(FORMATS)}.")
         if self.cfg.times is not None and self.cfg.frames is not None:
             raise UserError("give system.exporter.times or system.exporter.frames, not both.")
-        threshold = self.cfg.threshold
-        if threshold != "auto" and not (isinstance(threshold, (int, float)) and threshold > 0):
-            raise UserError(f"system.exporter.threshold is {threshold!r}; give a density above 0, or 'auto'.")
 
     def __call__(self) -> list[ExporterOutput]:
         """Extract all meshes; the host then copies the files into ``it<step>-export``."""
@@ -134,8 +133,8 @@ class MeshSequenceExporter(Exporter):
     def _peak(grids: Any) -> float:
         return max(float(grid.values.max()) for grid in grids)
 
-    def _mesh(self, time: float, coarse: DensityGrid, threshold: float) -> tuple[np.ndarray, ...] | None:
-        """Vertices [V, 3], faces [F, 3] and colours uint8 [V, 3] at a time, or None where there is no surface."""
+    def _mesh(self, time: float, coarse: DensityGrid, threshold: float) -> ColoredMesh | None:
+        """The surface at a time, or None where there is none."""
         box = coarse.bounds_above(threshold)
         if box is None:
             return None
@@ -143,7 +142,7 @@ class MeshSequenceExporter(Exporter):
         vertices, faces = remove_small_parts(*marching_cubes(fill_voids(grid, threshold), threshold), self.cfg.min_part)
         if len(faces) == 0:
             return None
-        return vertices, faces, self._colors(vertices, faces, time, grid.spacing)
+        return ColoredMesh(vertices, faces, self._colors(vertices, faces, time, grid.spacing))
 
     def _density_at(self, time: float) -> Any:
         def density(points: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, "*N"]:
@@ -156,15 +155,14 @@ class MeshSequenceExporter(Exporter):
 
         return density
 
-    def _colors(
-        self, vertices: Float[np.ndarray, "V 3"], faces: Int[np.ndarray, "F 3"], time: float, spacing: float
-    ) -> np.ndarray:
-        """Colour of each vertex as a camera in front of it would see it: composited along a short ray into the surface.
+    def _colors(self, vertices: np.ndarray, faces: np.ndarray, time: float, spacing: float) -> np.ndarray:
+        """sRGB [V, 3] of each vertex as a camera in front of it would see it: composited along a short ray into the
+        surface.
 
         The ray starts one voxel outside, because a trained field keeps its colours in a soft shell rather than on one
         level.
         """
-        normals = _vertex_normals(vertices, faces)
+        normals = vertex_normals(vertices, faces)
         depths = spacing * np.linspace(-1.0, 4.0, COLOR_STEPS)
         step = float(depths[1] - depths[0])
         points = (vertices[:, None] - depths[None, :, None] * normals[:, None]).reshape(-1, 3).astype(np.float32)
@@ -179,7 +177,7 @@ class MeshSequenceExporter(Exporter):
         before = torch.cumsum(optical, dim=1) - optical
         weight = torch.exp(-before) * (1 - torch.exp(-optical))
         mean = (weight[..., None] * color).sum(1) / weight.sum(1, keepdim=True).clamp(min=1e-6)
-        return (mean.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+        return mean.clamp(0, 1).numpy()
 
     def _chunks(self, points: Float[np.ndarray, "N 3"], time: float) -> Any:
         """Pieces of the points with their times, on the geometry's device."""
@@ -188,29 +186,10 @@ class MeshSequenceExporter(Exporter):
             piece = torch.from_numpy(points[start : start + self.cfg.chunk]).to(device)
             yield piece, piece.new_full((len(piece), 1), time)
 
-    def _write(self, filename: str, mesh: tuple[np.ndarray, ...]) -> ExporterOutput:
-        import trimesh
-
-        vertices, faces, colors = mesh
-        if filename.endswith(".glb"):
-            vertices = z_up_to_gltf(vertices)
+    def _write(self, filename: str, mesh: ColoredMesh) -> ExporterOutput:
         path = os.path.join(self._workspace.name, filename)
-        precision = {"digits": 5} if filename.endswith(".obj") else {}
-        trimesh.Trimesh(vertices, faces, vertex_colors=colors, process=False).export(path, **precision)
+        if filename.endswith(".glb"):
+            write_glb(path, mesh)
+        else:
+            write_obj(path, mesh, self.cfg.up)
         return ExporterOutput(save_name=filename, save_type="file", params={"src_path": path})
-
-
-def z_up_to_gltf(points: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, "N 3"]:
-    """World (z up, the input camera on +x) to glTF (y up, front towards +z): ``(x, y, z)`` becomes ``(y, z, x)``."""
-    return points[:, [1, 2, 0]]
-
-
-def _vertex_normals(vertices: Float[np.ndarray, "V 3"], faces: Int[np.ndarray, "F 3"]) -> Float[np.ndarray, "V 3"]:
-    """Unit normals: the sum of the area-weighted normals of the adjacent triangles."""
-    a, b, c = (vertices[faces[:, k]] for k in range(3))
-    of_faces = np.cross(b - a, c - a)
-    normals = np.stack(
-        [sum(np.bincount(faces[:, k], of_faces[:, axis], len(vertices)) for k in range(3)) for axis in range(3)],
-        axis=-1,
-    )
-    return (normals / np.maximum(np.linalg.norm(normals, axis=-1, keepdims=True), 1e-12)).astype(np.float32)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
+from annotated_types import MinLen
 from torch import nn
 
 import threestudio
@@ -17,7 +18,8 @@ from threestudio.utils.typing import Float, Tensor
 
 from ..errors import UserError
 from ..ops.planes import BACKENDS, PAIRS, PreparedPlanes, interpolate_planes, plane_slopes, prepare_planes
-from .heads import Head
+from ..values import Count, Number, Positive
+from .heads import Head, HeadConfig
 
 #: Offset of the central differences that give the normal, in world units.
 NORMAL_STEP = 1e-3
@@ -40,36 +42,29 @@ class CascadeKPlanes(BaseImplicitGeometry):
     @dataclass
     class Config(BaseImplicitGeometry.Config):
         #: [x, y, z, t] texels of every level
-        grid_size: Any = field(default_factory=lambda: [[50, 50, 50, 8], [100, 100, 100, 16]])
+        grid_size: Annotated[Any, list[tuple[Count, Count, Count, Count]], MinLen(1)] = field(
+            default_factory=lambda: [[50, 50, 50, 8], [100, 100, 100, 16]]
+        )
         #: channels of a plane: one number, or one for each level
-        n_grid_dims: Any = 16
+        n_grid_dims: Annotated[Any, Count | list[Count]] = 16
         #: half the channels at every level but the first
         low_vram: bool = False
         #: (xy + xz + yz) xt yt zt instead of the product of all six planes
         hybrid: bool = False
-        mlp_network_config: Any = field(
-            default_factory=lambda: {
-                "otype": "VanillaMLP",
-                "activation": "ReLU",
-                "output_activation": "none",
-                "n_neurons": 32,
-                "n_hidden_layers": 1,
-            }
-        )
-        n_feature_dims: int = 3
+        mlp_network_config: Annotated[dict, HeadConfig] = field(default_factory=dict)
+        n_feature_dims: Count = 3
         #: True: networks of every level, outputs summed. False: features summed, one pair of networks for all levels
         rgb_residual: bool = True
         #: finite_difference_laplacian (central differences of the density) | analytic (its exact gradient)
-        normal_type: str = "finite_difference_laplacian"
-        density_activation: str = "softplus"
-        #: blob_magic3d | blob_dreamfusion | a number
-        density_bias: Any = "blob_magic3d"
-        density_blob_scale: float = 10.0
-        density_blob_std: float = 0.5
-        #: automatic threshold of a mesh: "auto" or a density
-        isosurface_threshold: Any = 25.0
-        #: auto | torch | numba | triton
-        plane_backend: str = "auto"
+        normal_type: Annotated[str, Literal[NORMAL_TYPES]] = "finite_difference_laplacian"
+        density_activation: Annotated[str, get_activation] = "softplus"
+        #: what the density starts from: a blob of that shape, or one number everywhere
+        density_bias: Annotated[Any, Number | Literal["blob_magic3d", "blob_dreamfusion"]] = "blob_magic3d"
+        density_blob_scale: Number = 10.0
+        density_blob_std: Positive = 0.5
+        #: density of a mesh's surface, or "auto"
+        isosurface_threshold: Annotated[Any, Number | Literal["auto"]] = 25.0
+        plane_backend: Annotated[str, Literal[BACKENDS]] = "auto"
 
     cfg: Config
 
@@ -91,20 +86,10 @@ class CascadeKPlanes(BaseImplicitGeometry):
 
     def _check_config(self, channels: list[int]) -> None:
         cfg = self.cfg
-        if not cfg.radius > 0:
-            raise UserError(f"geometry.radius is {cfg.radius}; it is half the side of the volume and must be positive")
-        if cfg.normal_type not in NORMAL_TYPES:
-            raise UserError(f"geometry.normal_type is {cfg.normal_type!r}; choose one of {', '.join(NORMAL_TYPES)}")
-        if cfg.plane_backend not in BACKENDS:
-            raise UserError(f"geometry.plane_backend is {cfg.plane_backend!r}; choose one of {', '.join(BACKENDS)}")
         if not cfg.rgb_residual and len(set(channels)) > 1:
             raise UserError(
                 f"geometry.rgb_residual: false sums the features of all levels, which then need equal channels; "
                 f"got {channels}. Set n_grid_dims to one number and low_vram: false, or rgb_residual: true"
-            )
-        if isinstance(cfg.density_bias, str) and cfg.density_bias not in ("blob_magic3d", "blob_dreamfusion"):
-            raise UserError(
-                f"geometry.density_bias is {cfg.density_bias!r}; choose blob_magic3d, blob_dreamfusion or a number"
             )
 
     # --- queries -------------------------------------------------------------------------------------------------
@@ -285,10 +270,7 @@ def _new_planes(size: Sequence[int], channels: int) -> nn.ParameterList:
 
 
 def _grid_sizes(grid_size: Any) -> list[list[int]]:
-    sizes = [[int(n) for n in size] for size in grid_size]
-    if not sizes or any(len(size) != 4 or min(size) < 1 for size in sizes):
-        raise UserError(f"geometry.grid_size must list [x, y, z, t] texels for every level, got {grid_size}")
-    return sizes
+    return [[int(n) for n in size] for size in grid_size]
 
 
 def _channels(n_grid_dims: Any, n_levels: int, low_vram: bool) -> list[int]:

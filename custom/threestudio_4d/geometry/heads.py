@@ -2,33 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import UserError
-from ..ops.two_layer import two_layer
+from threestudio.utils.config import parse_structured
 
-_KEYS = ("otype", "activation", "output_activation", "n_neurons", "n_hidden_layers")
+from ..ops.two_layer import two_layer
+from ..values import Count, Whole
+
+
+@dataclass
+class HeadConfig:
+    """The network's section, in the words of threestudio's VanillaMLP."""
+
+    otype: Annotated[str, Literal["VanillaMLP"]] = "VanillaMLP"
+    activation: Annotated[str, Literal["ReLU"]] = "ReLU"
+    output_activation: Annotated[str, Literal["none"]] = "none"
+    n_neurons: Count = 32
+    n_hidden_layers: Whole = 1
 
 
 class Head(nn.Module):
     """A bias-free ReLU network ``[N, C] -> [N, n_out]``; its weights are ``layers.0``, ``layers.2``, ...
 
-    The config is that of threestudio's VanillaMLP: ``otype: VanillaMLP``, ``activation: ReLU``,
-    ``output_activation: none``, ``n_neurons``, ``n_hidden_layers``. PyTorch's default initialisation.
+    ``config`` is read as a ``HeadConfig``. PyTorch's default initialisation.
     """
 
     def __init__(self, n_in: int, n_out: int, config: Any) -> None:
         super().__init__()
-        unknown = sorted(set(config) - set(_KEYS))
-        if unknown:
-            raise UserError(f"mlp_network_config has unknown keys {unknown}; valid keys are {', '.join(_KEYS)}")
-        for key, only in (("otype", "VanillaMLP"), ("activation", "ReLU"), ("output_activation", "none")):
-            if config.get(key, only) != only:
-                raise UserError(f"mlp_network_config.{key} is {config[key]!r}; cascade-kplanes supports {only!r}")
-        widths = [n_in] + [int(config["n_neurons"])] * int(config["n_hidden_layers"])
+        cfg = parse_structured(HeadConfig, config)
+        widths = [n_in] + [cfg.n_neurons] * cfg.n_hidden_layers
         layers: list[nn.Module] = []
         for narrow, wide in zip(widths[:-1], widths[1:], strict=True):
             layers += [nn.Linear(narrow, wide, bias=False), nn.ReLU(inplace=True)]

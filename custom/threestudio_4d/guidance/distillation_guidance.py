@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Annotated, Any, Literal, Optional
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -16,6 +16,7 @@ from threestudio.utils.misc import C
 from threestudio.utils.typing import Float, Int, Tensor
 
 from ..errors import UserError
+from ..values import Count, Schedule, Text
 from . import score_distillation as sd
 from .score_distillation import ScoreDistillation
 
@@ -34,20 +35,20 @@ class DistillationGuidance(BaseObject):
 
     @dataclass
     class Config(BaseObject.Config):
-        pretrained_model_name_or_path: str = ""
+        pretrained_model_name_or_path: Text = ""
         """Built-in prior, folder in diffusers layout, hub id, or original checkpoint."""
-        guidance_scale: Any = 5.0
+        guidance_scale: Annotated[Any, Schedule()] = 5.0
         """Schedule. Weight of classifier-free guidance, ``uncond + s (cond - uncond)``; 1 skips the second pass."""
-        min_step_percent: Any = 0.02
+        min_step_percent: Annotated[Any, Schedule(0, 1)] = 0.02
         """Schedule. Timesteps are drawn between these fractions of the noise schedule, both ends included."""
-        max_step_percent: Any = 0.98
-        weighting_strategy: str = "sds"
+        max_step_percent: Annotated[Any, Schedule(0, 1)] = 0.98
+        weighting_strategy: Annotated[str, Literal[sd.WEIGHTINGS]] = "sds"
         """w(t): ``sds`` (1 - alpha_bar), ``uniform``, ``fantasia3d``, ``x0``; see ``gradient_coefficients``."""
-        grad_clip: Any = None
+        grad_clip: Optional[Annotated[Any, Schedule(above=0)]] = None  # noqa: UP045
         """Schedule. Entries of the score are clamped to plus or minus this; null: not at all."""
         half_precision_weights: bool = True
         """Run the network in half precision on a GPU. The CPU always runs single precision."""
-        half_dtype: str = "fp16"
+        half_dtype: Annotated[str, Literal["fp16", "bf16"]] = "fp16"
         """``fp16`` (as published), or ``bf16``: coarser, and never overflows."""
         vae_half_precision: bool = False
         """Encode renders in half precision too; published runs keep the encoder in single precision."""
@@ -55,31 +56,21 @@ class DistillationGuidance(BaseObject):
         """Recompute the encoder's activations in the backward pass: about a third more time for much less memory."""
         sample_posterior: bool = True
         """Latents of renders are samples of the encoder's posterior (as published); false takes its mean."""
-        max_batch: Optional[int] = None  # noqa: UP045 - OmegaConf 2.3 reads Optional on every Python version
+        max_batch: Optional[Count] = None  # noqa: UP045 - OmegaConf 2.3 reads Optional on every Python version
         """Most samples that the UNet sees at once, conditional and unconditional ones counted; null: all."""
         compile_unet: bool = False
         """``torch.compile`` the UNet. Pays on a GPU after some minutes."""
 
     cfg: Config
 
-    def check_counts(self, *names: str) -> None:
-        """Raise a UserError if one of these keys of the config is neither null nor 1 or more."""
-        for name in names:
-            value = getattr(self.cfg, name)
-            if value is not None and value < 1:
-                raise UserError(f"{name} must be 1 or more, or null, got {value}")
-
     def half_dtype(self) -> torch.dtype | None:
         """Precision that the networks are cast to: that of the config on a GPU, None (leave them) elsewhere."""
-        if self.cfg.half_dtype not in HALF_PRECISION:
-            raise UserError(f"half_dtype must be one of {', '.join(HALF_PRECISION)}, got {self.cfg.half_dtype!r}")
         if not self.cfg.half_precision_weights or self.device.type != "cuda":
             return None
         return HALF_PRECISION[self.cfg.half_dtype]
 
     def take_model(self, model: nn.Module) -> nn.Module:
         """Freeze a model with ``unet`` and ``vae``, and bring it to the device and precision that the config says."""
-        self.check_counts("max_batch")
         half_dtype = self.half_dtype()
         if half_dtype is not None:
             # nn.Module's own cast: that of diffusers warns of modules to keep in float32, of which there are none.

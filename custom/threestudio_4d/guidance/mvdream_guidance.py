@@ -13,7 +13,7 @@ conditional one, against oversaturation. Without that, it is SDS with w(t) = sqr
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 
@@ -22,6 +22,7 @@ from threestudio.models.prompt_processors.base import PromptProcessorOutput
 from threestudio.utils.typing import Float, Int, Tensor
 
 from ..errors import UserError
+from ..values import Count, Schedule, Share, Text
 from . import score_distillation as sd
 from .mvdream_ckpt import has_original_unet, load_folder_with_original_unet, load_mvdream_checkpoint
 from .mvdream_model import MVDREAM_PARTS, MVDreamModel, camera_condition
@@ -60,18 +61,18 @@ class MVDreamGuidance(StableDiffusionGuidance):
 
     @dataclass
     class Config(StableDiffusionGuidance.Config):
-        pretrained_model_name_or_path: str = "mvdream-tiny"
-        guidance_scale: Any = 50.0
-        n_view: int = 4
+        pretrained_model_name_or_path: Text = "mvdream-tiny"
+        guidance_scale: Annotated[Any, Schedule()] = 50.0
+        n_view: Count = 4
         """Views of a group; must be what the prior was trained for."""
-        camera_condition_type: str = "rotation"
+        camera_condition_type: Annotated[str, Literal["rotation"]] = "rotation"
         """``rotation``: camera-to-world matrices with positions scaled to distance 1, as the published model."""
         view_dependent_prompting: bool = False
         """Append "front view" and so on to the prompt of each view; the cameras already say it, so published runs do
         not."""
         recon_loss: bool = True
         """Pull towards the predicted clean latents (``weighting_strategy`` then has no say); false: SDS."""
-        recon_std_rescale: float = 0.5
+        recon_std_rescale: Share = 0.5
         """How far the guided prediction's standard deviation is moved back to the conditional one's, in [0, 1]."""
 
     cfg: Config
@@ -79,10 +80,6 @@ class MVDreamGuidance(StableDiffusionGuidance):
     def configure(self, model: MVDreamModel | None = None) -> None:
         """Load the prior; ``model`` is used instead of the one that the config names, if given."""
         cfg = self.cfg
-        if cfg.camera_condition_type != "rotation":
-            raise UserError(f"camera_condition_type must be 'rotation', got {cfg.camera_condition_type!r}")
-        if not 0.0 <= cfg.recon_std_rescale <= 1.0:
-            raise UserError(f"recon_std_rescale must be in [0, 1], got {cfg.recon_std_rescale:g}")
         if model is None:
             threestudio.info(f"Loading the MVDream prior {cfg.pretrained_model_name_or_path}")
             model = load_mvdream(cfg.pretrained_model_name_or_path)

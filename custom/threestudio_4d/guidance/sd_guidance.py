@@ -7,7 +7,7 @@ is added, and the picture is pulled towards what the network makes of it given t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,7 @@ from threestudio.models.prompt_processors.base import PromptProcessorOutput
 from threestudio.utils.typing import Float, Int, Tensor
 
 from ..errors import UserError
+from ..values import Schedule, Text
 from .distillation_guidance import PictureGuidance, PromptedGuidance
 from .prior_weights import resolve_prior
 from .score_distillation import ScoreDistillation
@@ -58,8 +59,8 @@ class StableDiffusionGuidance(PictureGuidance, PromptedGuidance):
 
     @dataclass
     class Config(PromptedGuidance.Config):
-        pretrained_model_name_or_path: str = "sd-tiny"
-        guidance_scale: Any = 100.0
+        pretrained_model_name_or_path: Text = "sd-tiny"
+        guidance_scale: Annotated[Any, Schedule()] = 100.0
 
     cfg: Config
 

@@ -16,15 +16,17 @@ lowest level that the prior was trained at, 1 the highest, e.g. for the publishe
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Annotated, Any, Optional
 
 import torch
+from annotated_types import Interval
 from torch.utils.checkpoint import checkpoint
 
 import threestudio
 from threestudio.utils.misc import C
 from threestudio.utils.typing import Float, Int, Tensor
 
+from ..values import Count, Pixels, Positive, Schedule, Text
 from . import edm
 from .distillation_guidance import DistillationGuidance
 from .score_distillation import ScoreDistillation
@@ -39,35 +41,34 @@ class SVDGuidance(DistillationGuidance):
 
     @dataclass
     class Config(DistillationGuidance.Config):
-        pretrained_model_name_or_path: str = "svd-tiny"
-        guidance_scale: Any = 3.0
+        pretrained_model_name_or_path: Text = "svd-tiny"
+        guidance_scale: Annotated[Any, Schedule()] = 3.0
         """Schedule. Weight of classifier-free guidance at the last frame; it rises linearly over the frames."""
-        min_guidance_scale: Any = 1.0
+        min_guidance_scale: Annotated[Any, Schedule()] = 1.0
         """Schedule. Its weight at the first frame, which is the picture itself. Both 1: no second pass."""
-        min_step_percent: Any = 0.3
+        min_step_percent: Annotated[Any, Schedule(0, 1)] = 0.3
         """Schedule. Noise levels are drawn between these fractions of the range of log sigma."""
-        max_step_percent: Any = 0.9
-        height: Optional[int] = None  # noqa: UP045 - OmegaConf 2.3 reads Optional on every Python version
+        max_step_percent: Annotated[Any, Schedule(0, 1)] = 0.9
+        height: Optional[Pixels] = None  # noqa: UP045 - OmegaConf 2.3 reads Optional on every Python version
         """Size at which the prior sees the frames; null: its own square. Published models know 576 x 1024 best."""
-        width: Optional[int] = None  # noqa: UP045
-        fps: float = 7.0
+        width: Optional[Pixels] = None  # noqa: UP045
+        fps: Positive = 7.0
         """Frame rate that the prior is told."""
-        motion_bucket_id: float = 127.0
+        motion_bucket_id: Annotated[float, Interval(ge=0)] = 127.0
         """How much is to move, 0 to 255."""
-        noise_aug_strength: float = 0.02
+        noise_aug_strength: Annotated[float, Interval(ge=0)] = 0.02
         """Noise on the picture; the prior follows it less closely the more there is."""
         sample_posterior: bool = False
         """Latents of frames are samples of the encoder's posterior; false takes its mean."""
-        encode_chunk_size: Optional[int] = None  # noqa: UP045
+        encode_chunk_size: Optional[Count] = None  # noqa: UP045
         """Frames that the encoder sees at once; null: all. Saves memory together with ``vae_checkpointing``."""
-        decode_chunk_size: Optional[int] = None  # noqa: UP045
+        decode_chunk_size: Optional[Count] = None  # noqa: UP045
         """Frames that the decoder sees at once, in samples and pictures to look at; null: all."""
 
     cfg: Config
 
     def configure(self, model: SVDModel | None = None) -> None:
         """Load the prior; ``model`` is used instead of the one that the config names, if given."""
-        self.check_counts("encode_chunk_size", "decode_chunk_size")
         if model is None:
             threestudio.info(f"Loading the SVD prior {self.cfg.pretrained_model_name_or_path}")
             model = load_svd(self.cfg.pretrained_model_name_or_path)

@@ -7,7 +7,7 @@ level to the whole latent clip, and pulls it towards what ZeroScope makes of it 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Annotated, Any, Literal, Optional
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,7 @@ import threestudio
 from threestudio.models.prompt_processors.base import PromptProcessorOutput
 from threestudio.utils.typing import Float, Int, Tensor
 
-from ..errors import UserError
+from ..values import Count, Number, Pixels, Schedule, Text
 from .distillation_guidance import PromptedGuidance
 from .score_distillation import ScoreDistillation
 from .t2v_model import CFG_FORMS, TextToVideoModel, load_t2v
@@ -49,22 +49,22 @@ class TextToVideoGuidance(PromptedGuidance):
 
     @dataclass
     class Config(PromptedGuidance.Config):
-        pretrained_model_name_or_path: str = "t2v-tiny"
-        guidance_scale: Any = 100.0
-        cfg_form: str = "standard"
+        pretrained_model_name_or_path: Text = "t2v-tiny"
+        guidance_scale: Annotated[Any, Schedule()] = 100.0
+        cfg_form: Annotated[str, Literal[CFG_FORMS]] = "standard"
         """``standard``: ``u + s (c - u)``; ``text_plus``: ``c + s (c - u)``, how 4D-fy counts (its 100 is 101)."""
-        num_frames: Optional[int] = None  # noqa: UP045 - OmegaConf 2.3 reads Optional on every Python version
+        num_frames: Optional[Count] = None  # noqa: UP045 - OmegaConf 2.3 reads Optional on every Python version
         """F of a clip where a call does not say; null: as the prior was trained."""
-        height: Optional[int] = None  # noqa: UP045
+        height: Optional[Pixels] = None  # noqa: UP045
         """Size that frames are resized to; null: that of the prior. 4D-fy: 320 x 576."""
-        width: Optional[int] = None  # noqa: UP045
-        frame_grad_budget: Optional[int] = None  # noqa: UP045
+        width: Optional[Pixels] = None  # noqa: UP045
+        frame_grad_budget: Optional[Count] = None  # noqa: UP045
         """So many random frames of each clip are encoded with gradient, the others without; the network sees all. Less
         memory, and only those frames learn in this step. null: all."""
-        motion_amp_scale: float = 1.0
+        motion_amp_scale: Number = 1.0
         """Weight of what the score says of single frames over what it says of their mean; 4D-fy: 30 with VideoCrafter,
         1 with ZeroScope."""
-        vae_batch: Optional[int] = None  # noqa: UP045
+        vae_batch: Optional[Count] = None  # noqa: UP045
         """Most frames that the encoder sees at once; null: all."""
 
     cfg: Config
@@ -72,9 +72,6 @@ class TextToVideoGuidance(PromptedGuidance):
     def configure(self, model: TextToVideoModel | None = None) -> None:
         """Load the prior; ``model`` is used instead of the one that the config names, if given."""
         cfg = self.cfg
-        if cfg.cfg_form not in CFG_FORMS:
-            raise UserError(f"cfg_form must be one of {', '.join(CFG_FORMS)}, got {cfg.cfg_form!r}")
-        self.check_counts("num_frames", "frame_grad_budget", "vae_batch")
         if model is None:
             threestudio.info(f"Loading the text-to-video prior {cfg.pretrained_model_name_or_path}")
             model = load_t2v(cfg.pretrained_model_name_or_path, text=False)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from annotated_types import Interval
 
 import threestudio
 from threestudio.models.prompt_processors.base import PromptProcessor
 from threestudio.utils.typing import Tensor
 
+from ..values import Text
 from .prior_weights import resolve_prior
 from .text import TEXT_PARTS, TextConditioner
 
@@ -31,11 +34,11 @@ class TextPromptProcessor(PromptProcessor):
 
     @dataclass
     class Config(PromptProcessor.Config):
-        pretrained_model_name_or_path: str = "clip-tiny"
+        pretrained_model_name_or_path: Text = "clip-tiny"
         """Prior whose text tower embeds the prompts: the one that the guidance uses, or ``clip-tiny``, which all
         built-in ones share."""
-        front_threshold: float = 30.0
-        back_threshold: float = 30.0
+        front_threshold: Annotated[float, Interval(ge=0, le=180)] = 30.0
+        back_threshold: Annotated[float, Interval(ge=0, le=180)] = 30.0
 
     cfg: Config
 

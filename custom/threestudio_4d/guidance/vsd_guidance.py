@@ -13,7 +13,7 @@ what the network predicts, the noise or the velocity.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Annotated, Any, Literal, Optional
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,7 @@ from threestudio.models.prompt_processors.base import PromptProcessorOutput
 from threestudio.utils.typing import Float, Int, Tensor
 
 from ..errors import UserError
+from ..values import Count, Number, Schedule, Text
 from . import score_distillation as sd
 from .camera_lora import CAMERA_DIM, CameraLora
 from .sd_guidance import StableDiffusionGuidance, load_stable_diffusion
@@ -42,21 +43,21 @@ class VSDGuidance(StableDiffusionGuidance, nn.Module):
 
     @dataclass
     class Config(StableDiffusionGuidance.Config):
-        guidance_scale: Any = 7.5
-        half_dtype: str = "bf16"
+        guidance_scale: Annotated[Any, Schedule()] = 7.5
+        half_dtype: Annotated[str, Literal["fp16", "bf16"]] = "bf16"
         """``bf16`` (default here: gradients of the LoRA pass through the UNet, and would underflow in ``fp16``)."""
-        pretrained_model_name_or_path_lora: Optional[str] = None  # noqa: UP045 - OmegaConf 2.3 reads Optional
+        pretrained_model_name_or_path_lora: Optional[Text] = None  # noqa: UP045 - OmegaConf 2.3 reads Optional
         """Model that the LoRA acts on; null: the same one, with adapters switched on and off, which saves the memory of
         a second UNet. ProlificDreamer takes SD 2.1 (768) beside SD 2.1 base."""
-        guidance_scale_lora: float = 1.0
+        guidance_scale_lora: Number = 1.0
         """Guidance of the second score by its camera; 1: none, one pass."""
-        camera_condition_type: str = "extrinsics"
+        camera_condition_type: Annotated[str, Literal[CAMERA_CONDITIONS]] = "extrinsics"
         """``extrinsics``: camera-to-world matrices as they are; ``mvp``: the batch's ``mvp_mtx``."""
-        lora_rank: int = 4
-        lora_alpha: int = 4
+        lora_rank: Count = 4
+        lora_alpha: Count = 4
         lora_cfg_training: bool = True
         """Train with a camera of zeros for a tenth of the samples."""
-        lora_n_timestamp_samples: int = 1
+        lora_n_timestamp_samples: Count = 1
         """Noise levels of each render in a step of the LoRA."""
         lora_checkpointing: bool = False
         """Recompute the UNet's activations in the backward pass of the LoRA: more time for less memory."""
@@ -74,11 +75,6 @@ class VSDGuidance(StableDiffusionGuidance, nn.Module):
     ) -> None:
         """Load the priors; ``model`` and ``lora_model`` are used instead of those that the config names, if given."""
         cfg = self.cfg
-        if cfg.camera_condition_type not in CAMERA_CONDITIONS:
-            names = ", ".join(CAMERA_CONDITIONS)
-            raise UserError(f"camera_condition_type must be one of {names}, got {cfg.camera_condition_type!r}")
-        if cfg.lora_n_timestamp_samples < 1:
-            raise UserError(f"lora_n_timestamp_samples must be 1 or more, got {cfg.lora_n_timestamp_samples}")
         super().configure(model)
         if lora_model is None and cfg.pretrained_model_name_or_path_lora is not None:
             threestudio.info(f"Loading the prior of the LoRA {cfg.pretrained_model_name_or_path_lora}")

@@ -12,13 +12,14 @@ projection and a zero picture latent; the image embedding is not normalised; w(t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 
 import threestudio
 from threestudio.utils.typing import Float, Int, Tensor
 
+from ..values import Number, Positive, Schedule, Text
 from .distillation_guidance import PictureGuidance
 from .prior_weights import ZERO123_PARTS, resolve_prior
 from .score_distillation import ScoreDistillation
@@ -44,12 +45,12 @@ class Zero123GuidanceT(PictureGuidance):
 
     @dataclass
     class Config(PictureGuidance.Config):
-        pretrained_model_name_or_path: str = "zero123-tiny"
-        cond_elevation_deg: float = 0.0
+        pretrained_model_name_or_path: Text = "zero123-tiny"
+        cond_elevation_deg: Number = 0.0
         """Where the camera of the input frames stands."""
-        cond_azimuth_deg: float = 0.0
-        cond_camera_distance: float = 2.0
-        min_step_percent: Any = 0.2
+        cond_azimuth_deg: Number = 0.0
+        cond_camera_distance: Positive = 2.0
+        min_step_percent: Annotated[Any, Schedule(0, 1)] = 0.2
         use_same_noise: bool = False
         """Give all levels of a cascade the same noise and timesteps. Published runs draw them afresh for each level."""
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Gt, Interval, Le
 
 import threestudio
 from threestudio.models.renderers.base import VolumeRenderer
 from threestudio.utils.typing import Float, Tensor
 
-from ..errors import UserError
+from ..values import Count, Whole
 from .compositing import sample_weights, sum_over_rays
 from .march import SAMPLERS, Samples, march
 from .occupancy import OccupancyGrid
@@ -31,42 +32,37 @@ class DyNeRFVolumeRenderer(VolumeRenderer):
     @dataclass
     class Config(VolumeRenderer.Config):
         #: samples on the diagonal of the scene box; sets the step length 1.732 * 2 * radius / num_samples_per_ray
-        num_samples_per_ray: int = 256
+        num_samples_per_ray: Annotated[int, Interval(ge=1, le=65536)] = 256
         #: shift every ray's samples by one uniform draw in [0, step) in training
         randomized: bool = True
         #: samples evaluated at once when not training
-        eval_chunk_size: int = 160000
+        eval_chunk_size: Count = 160000
         #: skip cells that the occupancy grid holds empty; False samples the whole box
         grid_prune: bool = True
-        occupancy_resolution: int = 32
+        occupancy_resolution: Annotated[int, Interval(ge=1, le=1024)] = 32
         #: times at which each visited cell is looked at in one refresh, stratified over [0, 1]
-        occupancy_times: int = 4
+        occupancy_times: Count = 4
         #: optimizer steps between refreshes of the occupancy grid
-        occupancy_interval: int = 16
-        occupancy_warmup_steps: int = 256
+        occupancy_interval: Count = 16
+        occupancy_warmup_steps: Whole = 256
         #: also render comp_normal in training
         return_comp_normal: bool = False
         #: normals at the samples in training (for the orientation and smoothness losses)
         output_normal: bool = True
         #: also normals at points jittered by normal_perturb_std
         return_normal_perturb: bool = False
-        normal_perturb_std: float = 0.01
+        normal_perturb_std: Annotated[float, Interval(ge=0)] = 0.01
         #: at most this share of the samples gets normals in training, drawn at random; 1 is all, as published
-        normal_fraction: float = 1.0
+        normal_fraction: Annotated[float, Gt(0), Le(1)] = 1.0
         #: at most this many samples get normals in training; 0 is no limit, as published
-        max_normal_samples: int = 0
-        #: auto | torch | numba | nerfacc
-        sampler: str = "auto"
+        max_normal_samples: Whole = 0
+        sampler: Annotated[str, Literal[SAMPLERS]] = "auto"
 
     cfg: Config
 
     def configure(self, geometry: Any, material: Any, background: Any) -> None:
         super().configure(geometry, material, background)
         cfg = self.cfg
-        if cfg.sampler not in SAMPLERS:
-            raise UserError(f"renderer.sampler is {cfg.sampler!r}; choose one of {', '.join(SAMPLERS)}")
-        if not 0 < cfg.normal_fraction <= 1:
-            raise UserError(f"renderer.normal_fraction is {cfg.normal_fraction}; it must be in (0, 1]")
         self.step = BOX_DIAGONAL * 2 * cfg.radius / cfg.num_samples_per_ray
         self.occupancy = OccupancyGrid(
             cfg.radius, cfg.occupancy_resolution, cfg.occupancy_times, warmup_steps=cfg.occupancy_warmup_steps

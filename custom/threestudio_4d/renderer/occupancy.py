@@ -17,8 +17,8 @@ class OccupancyGrid(nn.Module):
 
     A cell keeps a decaying maximum of density times step length, over jittered points in the cell, over stratified
     times in [0, 1], and over the levels of the field: what exists only in a fine level or for a moment is seen. A cell
-    is occupied where that exceeds ``min(mean, threshold)``. A new grid is fully occupied. All state is in buffers, so
-    a checkpoint restores it.
+    is occupied where that exceeds ``min(mean, threshold)`` or is NaN. A new grid is fully occupied. All state is in
+    buffers, so a checkpoint restores it.
     """
 
     def __init__(
@@ -86,7 +86,9 @@ class OccupancyGrid(nn.Module):
         seen = density(points.reshape(-1, 3), times.reshape(-1, 1))  # [L, T P, 1]
         seen = seen.view(-1, len(cells)).amax(dim=0) * step_length
         self.occs[cells] = torch.maximum(self.occs[cells] * self.decay, seen.to(self.occs.dtype))
-        self.set_binary((self.occs > self.occs.mean().clamp(max=self.threshold)).view(n, n, n))
+        occupied = self.occs > self.occs.nanmean().clamp(max=self.threshold)
+        # Where the field is NaN it must be seen, so that the loss says so: an empty cell would hide it.
+        self.set_binary((occupied | self.occs.isnan()).view(n, n, n))
 
     def _cells_to_visit(self, global_step: int) -> Tensor:
         total, device = self.resolution**3, self.occs.device

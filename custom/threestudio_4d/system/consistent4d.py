@@ -15,9 +15,10 @@ Every level of the cascade is rendered and supervised from the first step on.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+from annotated_types import Interval
 
 import threestudio
 from threestudio.systems.base import BaseLift3DSystem
@@ -25,6 +26,7 @@ from threestudio.utils.typing import Tensor
 
 from ..errors import UserError
 from ..guidance.interpolation.consistency import interpolation_consistency_loss
+from ..values import Count, Pixels, Whole
 from . import losses
 from .last_checkpoint import overwrite_last_checkpoint
 from .objective import LossWeights, Overall, PerLevel, Term, select_levels
@@ -34,6 +36,20 @@ REFERENCE, NOVEL_VIEW = "reference", "sds"
 LOG_NAMES = {REFERENCE: "ref", NOVEL_VIEW: "zero123"}
 PER_LEVEL_TERMS = ("rgb", "mask", "sds", "vif")
 OVERALL_TERMS = ("orient", "3d_normal_smooth", "normal_smooth", "sparsity", "opaque", "z_variance")
+
+
+@dataclass
+class StepKinds:
+    """The ``freq`` section: which batches steps are made of."""
+
+    ref_or_zero123: Annotated[str, Literal["alternate", "accumulate"]] = "alternate"
+    """``alternate``: one kind a step; ``accumulate``: both kinds on every step."""
+    n_ref: Count = 2
+    """Every so many-th step of ``alternate`` is a reference step."""
+    ref_only_steps: Whole = 0
+    """The first steps are all reference steps."""
+    guidance_eval: Whole = 0
+    """About every so many steps, write what the prior saw and made of it to ``it<step>-train.png``; 0 never."""
 
 
 @threestudio.register("consistent4d-system")
@@ -53,13 +69,10 @@ class Consistent4D(BaseLift3DSystem):
         """Published behaviour: interpolated pictures are constants. False lets the gradient through to the end
         pictures.
         """
-        freq: dict = field(default_factory=dict)
-        """``ref_or_zero123``: "alternate" (reference on every ``n_ref``-th step and on the first ``ref_only_steps``) or
-        "accumulate" (both kinds on every step). ``guidance_eval``: about every so many steps, write what the prior saw
-        and made of it to ``it<step>-train.png``; 0 never."""
-        video_fps: int = 16
+        freq: Annotated[dict, StepKinds] = field(default_factory=dict)
+        video_fps: Annotated[int, Interval(ge=0, le=240)] = 16
         """Frames a second of the videos; 0 makes none, and PyAV is not needed."""
-        eval_frame_size: int = 256
+        eval_frame_size: Pixels = 256
         """Width and height in pixels of the frames under ``save/eval``; renders of another size are resized."""
 
     cfg: Config
@@ -69,7 +82,6 @@ class Consistent4D(BaseLift3DSystem):
         self.n_levels = self.geometry.n_levels
         self.loss_weights = LossWeights(self.cfg.loss, self.C, self.n_levels, PER_LEVEL_TERMS, OVERALL_TERMS)
         self._pictures: ResultPictures | None = None
-        self._check_schedule_of_kinds()
         self._check_normals()
 
     def forward(self, view: dict[str, Any]) -> dict[str, Any]:
@@ -219,18 +231,6 @@ class Consistent4D(BaseLift3DSystem):
         self.exporter.frame_times = self.trainer.predict_dataloaders.dataset.timestamps
 
     # Checks -----------------------------------------------------------------------------------------------------------
-
-    def _check_schedule_of_kinds(self) -> None:
-        valid = {"ref_or_zero123", "n_ref", "ref_only_steps", "guidance_eval"}
-        unknown = [key for key in self.cfg.freq if key not in valid]
-        if unknown:
-            raise UserError(f"unknown key system.freq.{unknown[0]}; valid keys: {', '.join(sorted(valid))}.")
-        mode = self.cfg.freq.get("ref_or_zero123", "alternate")
-        if mode not in ("alternate", "accumulate"):
-            raise UserError(f"system.freq.ref_or_zero123 is '{mode}'; it must be 'alternate' or 'accumulate'.")
-        every = self.cfg.freq.get("n_ref", 2)
-        if not isinstance(every, int) or every < 1:
-            raise UserError(f"system.freq.n_ref is {every!r}; it must be a whole number of 1 or more.")
 
     def _check_normals(self) -> None:
         """Terms about normals need a renderer that computes them."""

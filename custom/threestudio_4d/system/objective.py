@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from omegaconf import ListConfig
 
 from threestudio.utils.typing import Tensor
 
 from ..errors import UserError
+from ..values import schedule_values
 
 Levels = list[int]
 
@@ -105,7 +105,7 @@ class LossWeights:
     def ever_positive(self, name: str) -> bool:
         """Whether a term can get a weight above 0 at some step."""
         levels = range(self.n_levels) if name in self.per_level else [None]
-        return any(_largest(self.entry(name, level)) > 0 for level in levels)
+        return any(max(schedule_values(self.entry(name, level))) > 0 for level in levels)
 
     def evaluate(self, terms: Mapping[str, Term]) -> list[Weighed]:
         """Evaluate the terms that have a weight now; a per-level term gives one entry for each of its levels."""
@@ -147,11 +147,3 @@ def select_levels(stacked: Tensor, levels: Levels) -> Tensor:
     return torch.stack([stacked[level] for level in levels])
 
 
-def _largest(entry: Any) -> float:
-    """The largest value that a number or a schedule ``[start, v0, v1, end, v2, end2, ...]`` reaches."""
-    if not isinstance(entry, (list, tuple, ListConfig)):
-        return float(entry)
-    values = list(entry)
-    if len(values) == 3:
-        values = [0, *values]
-    return max(float(value) for value in [values[1], *values[2::2]])

@@ -22,6 +22,8 @@ import numpy as np
 
 from threestudio.utils.typing import Float, Tensor
 
+from ..errors import UserError
+
 EVAL_PREFIX = "eval/"
 SHEET_COLUMNS = 8
 SHEET_TILE = 128
@@ -77,11 +79,22 @@ def depth_picture(depth: np.ndarray, opacity: np.ndarray) -> np.ndarray:
 
 
 class Picture:
-    """One sample of a render as numpy pictures ``[H, W, 3]`` in [0, 1], on white; ``alpha`` is ``[H, W, 1]``."""
+    """One sample of a render as numpy pictures ``[H, W, 3]`` in [0, 1], on white; ``alpha`` is ``[H, W, 1]``.
+
+    Raises:
+        UserError: pixels are NaN or infinite.
+    """
 
     def __init__(self, rendered: dict[str, Tensor], sample: int) -> None:
         def part(key: str) -> np.ndarray:
-            return rendered[key][sample].detach().float().cpu().numpy()
+            image = rendered[key][sample].detach().float().cpu().numpy()
+            bad = np.count_nonzero(~np.isfinite(image).all(axis=-1))
+            if bad:
+                raise UserError(
+                    f"{bad} of {image[..., 0].size} pixels of the render ({key}) are NaN or infinite: the field's "
+                    "density or colour overflows. Use an earlier checkpoint; in training, a smaller learning rate."
+                )
+            return image
 
         self.comp_rgb, self.alpha = part("comp_rgb"), part("opacity")
         self.rgb = np.clip(self.comp_rgb, 0, 1)

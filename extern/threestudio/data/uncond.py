@@ -7,11 +7,12 @@ import bisect
 import math
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
+from annotated_types import Interval
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
@@ -21,6 +22,7 @@ from threestudio.utils.config import parse_structured
 from threestudio.utils.errors import UserError
 from threestudio.utils.misc import get_rank
 from threestudio.utils.ops import get_mvp_matrix, get_projection_matrix, get_ray_directions, get_rays
+from threestudio.utils.values import Count, NotNegative, Number, Pixels, Positive, Whole
 
 __all__ = [
     "RandomCameraDataModule",
@@ -34,33 +36,38 @@ __all__ = [
 NEAR, FAR = 0.01, 100.0
 
 
+#: one number, or a list that resolution_milestones step through
+PerStage = Annotated[Any, Count | list[Count]]
+Elevation = Annotated[float, Interval(ge=-90, le=90)]
+FieldOfView = Annotated[float, Interval(gt=0, lt=180)]
+
+
 @dataclass
 class RandomCameraDataModuleConfig:
-    # One number, or a list that resolution_milestones step through.
-    height: Any = 64
-    width: Any = 64
-    batch_size: Any = 1
-    resolution_milestones: list[int] = field(default_factory=list)
-    eval_height: int = 512
-    eval_width: int = 512
-    eval_batch_size: int = 1
-    n_val_views: int = 1
-    n_test_views: int = 120
-    elevation_range: tuple[float, float] = (-10, 90)
-    azimuth_range: tuple[float, float] = (-180, 180)
-    camera_distance_range: tuple[float, float] = (1, 1.5)
-    fovy_range: tuple[float, float] = (40, 70)
-    camera_perturb: float = 0.1
-    center_perturb: float = 0.2
-    up_perturb: float = 0.02
-    light_position_perturb: float = 1.0
-    light_distance_range: tuple[float, float] = (0.8, 1.5)
-    eval_elevation_deg: float = 15.0
-    eval_camera_distance: float = 1.5
-    eval_fovy_deg: float = 70.0
-    light_sample_strategy: str = "dreamfusion"
+    height: PerStage = 64
+    width: PerStage = 64
+    batch_size: PerStage = 1
+    resolution_milestones: list[Count] = field(default_factory=list)
+    eval_height: Pixels = 512
+    eval_width: Pixels = 512
+    eval_batch_size: Count = 1
+    n_val_views: Count = 1
+    n_test_views: Count = 120
+    elevation_range: tuple[Elevation, Elevation] = (-10, 90)
+    azimuth_range: tuple[Number, Number] = (-180, 180)
+    camera_distance_range: tuple[Positive, Positive] = (1, 1.5)
+    fovy_range: tuple[FieldOfView, FieldOfView] = (40, 70)
+    camera_perturb: NotNegative = 0.1
+    center_perturb: NotNegative = 0.2
+    up_perturb: NotNegative = 0.02
+    light_position_perturb: NotNegative = 1.0
+    light_distance_range: tuple[Positive, Positive] = (0.8, 1.5)
+    eval_elevation_deg: Elevation = 15.0
+    eval_camera_distance: Positive = 1.5
+    eval_fovy_deg: FieldOfView = 70.0
+    light_sample_strategy: Annotated[str, Literal["dreamfusion", "magic3d"]] = "dreamfusion"
     batch_uniform_azimuth: bool = True
-    progressive_until: int = 0
+    progressive_until: Whole = 0
     rays_d_normalize: bool = True
 
 

@@ -3,17 +3,21 @@ explanation.
 """
 
 import math
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
 from threestudio.utils.base import Updateable
+from threestudio.utils.config import parse_structured
 from threestudio.utils.errors import UserError
 from threestudio.utils.ops import get_activation
+from threestudio.utils.values import Count, Number, Text, Whole
 
 __all__ = [
     "CompositeEncoding",
+    "NetworkConfig",
     "NetworkWithInputEncoding",
     "ProgressiveBandFrequency",
     "SphereInitVanillaMLP",
@@ -22,6 +26,20 @@ __all__ = [
     "get_encoding",
     "get_mlp",
 ]
+
+
+@dataclass
+class NetworkConfig:
+    """The section of a network; what ``otype`` has no use for stays without effect, as in tinycudann."""
+
+    otype: Text = "VanillaMLP"
+    activation: Annotated[str | None, get_activation] = "ReLU"
+    output_activation: Annotated[str | None, get_activation] = None
+    n_neurons: Count = 64
+    n_hidden_layers: Whole = 1
+    sphere_init: bool = False
+    sphere_init_radius: Number | None = None
+    weight_norm: bool = False
 
 
 class ProgressiveBandFrequency(nn.Module, Updateable):
@@ -154,6 +172,7 @@ def get_mlp(n_input_dims: int, n_output_dims: int, config: Any) -> nn.Module:
     Raises:
         UserError: an ``otype`` that needs tinycudann, which this host does without.
     """
+    config = parse_structured(NetworkConfig, config)
     kinds = {"VanillaMLP": VanillaMLP, "SphereInitVanillaMLP": SphereInitVanillaMLP}
     if config["otype"] not in kinds:
         raise UserError(

@@ -4,7 +4,7 @@ import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Optional
+from typing import Annotated, Any, Optional
 
 import pytorch_lightning as pl
 import torch
@@ -18,7 +18,7 @@ from threestudio.utils.config import load_config, parse_structured
 from threestudio.utils.errors import CheckpointError, NonFiniteError
 from threestudio.utils.fitting import load_fitting, matching_keys
 from threestudio.utils.misc import C, cleanup, find_last_path, get_device, load_module_weights
-from threestudio.utils.saving import SaverMixin
+from threestudio.utils.saving import LoggersConfig, SaverMixin
 
 __all__ = ["BaseLift3DSystem", "BaseSystem"]
 
@@ -37,8 +37,8 @@ class BaseSystem(pl.LightningModule, Updateable, SaverMixin):
 
     @dataclass
     class Config:
-        loggers: dict = field(default_factory=dict)
-        loss: dict = field(default_factory=dict)
+        loggers: Annotated[dict, LoggersConfig] = field(default_factory=dict)
+        loss: Annotated[dict, dict[str, float]] = field(default_factory=dict)
         optimizer: dict = field(default_factory=dict)
         scheduler: Optional[dict] = None  # noqa: UP045
         weights: Optional[str] = None  # noqa: UP045

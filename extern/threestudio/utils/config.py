@@ -11,8 +11,9 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Optional
+from typing import Annotated, Any, Optional
 
+from annotated_types import Interval
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import (
     InterpolationKeyError,
@@ -24,7 +25,7 @@ from omegaconf.errors import (
 from threestudio.utils.errors import ConfigError, ConfigMissingError, ConfigValueError, UserError
 from threestudio.utils.folder_names import folder_name
 from threestudio.utils.overrides import escape, parse_overrides
-from threestudio.utils.values import annotations, check_value, describe, section_of
+from threestudio.utils.values import Text, Whole, annotations, check_value, describe, section_of
 
 __all__ = [
     "C_max",
@@ -86,19 +87,19 @@ class ExperimentConfig:
     Its folder is ``trial_dir``, ``<exp_root_dir>/<name>/<tag><timestamp>``; the launcher makes it.
     """
 
-    name: str = "default"
+    name: Text = "default"
     description: str = ""
     tag: str = ""
-    seed: int = 0
+    seed: Annotated[int, Interval(ge=0, le=2**32 - 1)] = 0
     use_timestamp: bool = True
     timestamp: Optional[str] = None  # noqa: UP045
-    exp_root_dir: str = "outputs"
+    exp_root_dir: Text = "outputs"
     resume: Optional[str] = None  # noqa: UP045
 
     exp_dir: str = "outputs/default"
     trial_name: str = "exp"
     trial_dir: str = "outputs/default/exp"
-    n_gpus: int = 1
+    n_gpus: Whole = 1
 
     data_type: str = ""
     data: dict = field(default_factory=dict)

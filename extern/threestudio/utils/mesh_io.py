@@ -1,11 +1,11 @@
-"""Writing OBJ files with their material and textures."""
+"""Writing meshes: OBJ with material and textures, and plain ones in any format."""
 
 import os
 
 import cv2
 import numpy as np
 
-__all__ = ["write_obj"]
+__all__ = ["write_mesh", "write_obj", "y_up"]
 
 _TEXTURE_NAMES = {
     "map_Kd": "texture_kd",
@@ -55,6 +55,28 @@ def write_obj(
     if write:
         _write_text(path, _obj_lines(arrays, material))
     return [*paths, path]
+
+
+def write_mesh(path: str, v_pos: np.ndarray, t_pos_idx: np.ndarray) -> None:
+    """Write positions [V, 3] (z up, front towards +x) and triangles [F, 3] in the format of the suffix.
+
+    OBJ and glTF get smooth normals. A glTF file also has y up, as the format defines, and a matt material, as a mesh
+    without one is of metal there; other formats keep the frame.
+    """
+    import trimesh
+
+    gltf = path.endswith((".glb", ".gltf"))
+    options = {"include_normals": True} if gltf or path.endswith(".obj") else {}
+    mesh = trimesh.Trimesh(y_up(v_pos) if gltf else v_pos, t_pos_idx, process=False)
+    if gltf:
+        matt = trimesh.visual.material.PBRMaterial(metallicFactor=0.0, roughnessFactor=1.0)
+        mesh.visual = trimesh.visual.TextureVisuals(material=matt)
+    mesh.export(path, **options)
+
+
+def y_up(vectors: np.ndarray) -> np.ndarray:
+    """``(x, y, z)`` with z up and front towards +x becomes ``(y, z, x)``: y up, front towards +z."""
+    return vectors[:, [1, 2, 0]]
 
 
 def _obj_lines(arrays: dict[str, np.ndarray], material: str | None) -> list[str]:

@@ -4,7 +4,8 @@ import json
 import os
 import re
 import shutil
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -13,7 +14,23 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from threestudio.utils import imaging, mesh_io, video
 from threestudio.utils.misc import barrier
 
-__all__ = ["SaverMixin"]
+__all__ = ["LoggersConfig", "SaverMixin"]
+
+
+@dataclass
+class WandbConfig:
+    """What goes to Weights & Biases, and where."""
+
+    enable: bool = False
+    project: str | None = None
+    name: str | None = None
+
+
+@dataclass
+class LoggersConfig:
+    """The ``loggers`` section; TensorBoard and CSV logs are always written."""
+
+    wandb: Annotated[dict, WandbConfig] = field(default_factory=dict)
 
 
 class SaverMixin:
@@ -211,15 +228,11 @@ class SaverMixin:
 
     def save_mesh(self, filename: str, v_pos: Any, t_pos_idx: Any, v_tex: Any = None, t_tex_idx: Any = None) -> str:
         """Write positions and triangles in the format of the suffix (obj, ply, glb, ...). Texture coordinates
-        are ignored.
+        are ignored. The positions have z up; a GLB gets y up, as glTF defines, and other formats keep the frame.
         """
         path = self.get_save_path(filename)
         if rank_zero_only.rank == 0:
-            import trimesh
-
-            trimesh.Trimesh(
-                vertices=self.convert_data(v_pos), faces=self.convert_data(t_pos_idx), process=False
-            ).export(path)
+            mesh_io.write_mesh(path, self.convert_data(v_pos), self.convert_data(t_pos_idx))
         return path
 
     def save_obj(
@@ -236,18 +249,21 @@ class SaverMixin:
         map_Pm: Any = None,
         map_Pr: Any = None,
         map_format: str = "jpg",
+        up: str = "z",
     ) -> list[str]:
         """Write a ``Mesh`` as OBJ, with material and textures beside it if ``save_mat``. Returns all paths.
 
-        Textures are floats [H, W, C] in [0, 1] with the first row at the bottom of the UV square (v = 0).
+        Textures are floats [H, W, C] in [0, 1] with the first row at the bottom of the UV square (v = 0). ``up`` "z"
+        keeps the mesh's frame, "y" turns it from z up and front +x to y up and front +z.
         """
         if not filename.endswith(".obj"):
             filename += ".obj"
         path = self.get_save_path(filename)
         get = self.convert_data
-        arrays = {"v_pos": get(mesh.v_pos), "t_pos_idx": get(mesh.t_pos_idx)}
+        turned = mesh_io.y_up if up == "y" else np.asarray
+        arrays = {"v_pos": turned(get(mesh.v_pos)), "t_pos_idx": get(mesh.t_pos_idx)}
         if save_normal:
-            arrays["v_nrm"] = get(mesh.v_nrm)
+            arrays["v_nrm"] = turned(get(mesh.v_nrm))
         if save_uv:
             arrays["v_tex"], arrays["t_tex_idx"] = get(mesh.v_tex), get(mesh.t_tex_idx)
         if save_vertex_color:

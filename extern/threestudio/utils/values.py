@@ -24,7 +24,20 @@ from omegaconf import OmegaConf
 from threestudio.utils.errors import ConfigValueError
 from threestudio.utils.misc import C
 
-__all__ = ["annotations", "check_value", "describe", "fits", "is_schedule", "is_text", "section_of"]
+__all__ = [
+    *("Count", "NotNegative", "Number", "Pixels", "Positive", "Share", "Text", "Whole"),
+    *("annotations", "check_value", "describe", "fits", "is_schedule", "is_text", "section_of"),
+]
+
+#: for annotations that many keys share; Number is a finite number and no schedule
+Number = at.IsFinite[float]
+Positive = Annotated[float, at.Gt(0)]
+NotNegative = Annotated[float, at.Ge(0)]
+Share = Annotated[float, at.Interval(ge=0, le=1)]
+Count = Annotated[int, at.Ge(1)]
+Whole = Annotated[int, at.Ge(0)]
+Pixels = Annotated[int, at.Interval(ge=1, le=16384)]
+Text = Annotated[str, at.MinLen(1)]
 
 _BOUNDS: dict[type, tuple[str, str, Callable[[Any, Any], bool]]] = {
     at.Ge: ("ge", "{} or more", lambda value, bound: value >= bound),
@@ -62,11 +75,18 @@ def check_value(key: str, given: Any, converted: Any, hint: Any) -> None:
     """
     value = OmegaConf.to_container(given, resolve=True) if OmegaConf.is_config(given) else converted
     value = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+    items = _items_of(hint)
+    if items is not None and isinstance(value, dict):
+        for name, item in value.items():
+            check_value(f"{key}.{name}", item, item, items)
+        return
     kinds = (type(given), type(converted))
     if kinds == (bool, str) or (kinds == (int, bool) and given not in (0, 1)):
         value = given  # OmegaConf would make text, or "true", of it
-    if not fits(value, hint) and not (_is_plain_float(hint) and isinstance(value, list) and is_schedule(value)):
-        raise ConfigValueError(f"{key} is {given!r}: it must be {describe(hint)}.")
+    schedule = _is_plain_float(hint)
+    if not fits(value, hint) and not (schedule and isinstance(value, list) and is_schedule(value)):
+        also = ", or a schedule [start step, value, value, end step]" if schedule and isinstance(value, list) else ""
+        raise ConfigValueError(f"{key} is {given!r}: it must be {describe(hint)}{also}.")
 
 
 def fits(value: Any, hint: Any) -> bool:
@@ -147,6 +167,14 @@ def section_of(hint: Any) -> type | None:
     if dataclasses.is_dataclass(hint):
         return hint
     return next((s for s in map(section_of, typing.get_args(hint)) if s is not None), None)
+
+
+def _items_of(hint: Any) -> Any:
+    """Annotation of the values of a mapping whose keys are free; None for anything else."""
+    arguments = typing.get_args(hint)
+    if typing.get_origin(hint) is Annotated:
+        return next((item for item in map(_items_of, arguments) if item is not None), None)
+    return arguments[1] if typing.get_origin(hint) is dict and arguments else None
 
 
 def is_schedule(value: Any) -> bool:

@@ -15,6 +15,7 @@ from threestudio.utils.typing import Float, Tensor
 
 from ...errors import UserError
 from ...paths import fetch_command, find_file
+from ...values import Text, Whole
 from .ifnet import STRIDE, IFNet
 from .weights import read_state
 
@@ -50,9 +51,9 @@ class RifeInterpolator(BaseObject):
 
     @dataclass
     class Config(BaseObject.Config):
-        weights: str = "load/rife/flownet.safetensors"
+        weights: Text = "load/rife/flownet.safetensors"
         """A ``.safetensors`` file or a published ``flownet.pkl`` of RIFE v4.6."""
-        min_size: int = 128
+        min_size: Whole = 128
         """Frames with a shorter side below this are enlarged by a whole factor to reach it; 0: never, as published."""
         half_precision_weights: bool = False
         """Run the convolutions in float16 on CUDA. Flows and warps stay in float32."""
@@ -60,8 +61,6 @@ class RifeInterpolator(BaseObject):
     cfg: Config
 
     def configure(self) -> None:
-        if self.cfg.min_size < 0:
-            raise UserError(f"min_size of rife-interpolator must be 0 or more, got {self.cfg.min_size}")
         self.network = IFNet()
         self.network.load_state_dict(self._read_weights(), strict=True)
         self.network.eval().requires_grad_(False)

@@ -11,10 +11,11 @@ import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from annotated_types import Ge
 from PIL import Image
 
 import threestudio
@@ -23,6 +24,7 @@ from threestudio.utils.typing import Float, Tensor
 
 from ...errors import UserError
 from ...paths import find_file
+from ...values import Count, Text
 from .rife import check_frames, timestep_table
 
 _ANY_TIME = ("rife-v4", "rife4", "rife-4")  # the package recognises models of version 4 by these parts of the path
@@ -34,11 +36,11 @@ class RifeNcnnInterpolator(BaseObject):
 
     @dataclass
     class Config(BaseObject.Config):
-        model: str = "load/rife/rife-v4.6"
+        model: Text = "load/rife/rife-v4.6"
         """Folder with ``flownet.param`` and ``flownet.bin``; named ``…rife-v4…``, or only time 1/2 can be drawn."""
-        gpuid: int = -1
+        gpuid: Annotated[int, Ge(-1)] = -1
         """Vulkan device, or -1 for the CPU."""
-        num_threads: int = 1
+        num_threads: Count = 1
 
     cfg: Config
 

@@ -2,14 +2,16 @@
 
 import random
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from threestudio import register
 from threestudio.models.background.base import BaseBackground
-from threestudio.models.networks import get_encoding, get_mlp
+from threestudio.models.networks import NetworkConfig, get_encoding, get_mlp
 from threestudio.utils.ops import get_activation
+from threestudio.utils.values import Count, Share
 
 __all__ = ["NeuralEnvironmentMapBackground"]
 
@@ -22,16 +24,16 @@ class NeuralEnvironmentMapBackground(BaseBackground):
 
     @dataclass
     class Config(BaseBackground.Config):
-        n_output_dims: int = 3
-        color_activation: str = "sigmoid"
+        n_output_dims: Count = 3
+        color_activation: Annotated[str, get_activation] = "sigmoid"
         dir_encoding_config: dict = field(
             default_factory=lambda: {"otype": "ProgressiveBandFrequency", "n_frequencies": 3}
         )
-        mlp_network_config: dict = field(
+        mlp_network_config: Annotated[dict, NetworkConfig] = field(
             default_factory=lambda: {"otype": "VanillaMLP", "activation": "ReLU", "n_neurons": 16, "n_hidden_layers": 2}
         )
         random_aug: bool = False
-        random_aug_prob: float = 0.5
+        random_aug_prob: Share = 0.5
         eval_color: tuple[float, float, float] | None = None
         share_aug_bg: bool = False
 

@@ -2,13 +2,14 @@
 
 import random
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
 from threestudio import register
 from threestudio.models.background.base import BaseBackground
+from threestudio.utils.values import Count, Share
 
 __all__ = ["SolidColorBackground"]
 
@@ -21,11 +22,11 @@ class SolidColorBackground(BaseBackground):
 
     @dataclass
     class Config(BaseBackground.Config):
-        n_output_dims: int = 3
-        color: Any = (1.0, 1.0, 1.0)
+        n_output_dims: Count = 3
+        color: Annotated[Any, list[Share]] = (1.0, 1.0, 1.0)
         learned: bool = False
         random_aug: bool = False
-        random_aug_prob: float = 0.5
+        random_aug_prob: Share = 0.5
 
     cfg: Config
 

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from threestudio import register
 from threestudio.models.background.base import BaseBackground
 from threestudio.utils.ops import get_activation
+from threestudio.utils.values import Count, Pixels
 
 __all__ = ["TexturedBackground"]
 
@@ -22,10 +24,10 @@ class TexturedBackground(BaseBackground):
 
     @dataclass
     class Config(BaseBackground.Config):
-        n_output_dims: int = 3
-        height: int = 64
-        width: int = 64
-        color_activation: str = "sigmoid"
+        n_output_dims: Count = 3
+        height: Pixels = 64
+        width: Pixels = 64
+        color_activation: Annotated[str, get_activation] = "sigmoid"
 
     cfg: Config
 

@@ -1,7 +1,7 @@
 """``mesh-exporter``: the isosurface as OBJ, with textures or with colours at the vertices."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from threestudio.models.exporters.uv_texture import bake_texture
 from threestudio.models.mesh import Mesh
 from threestudio.utils.errors import UserError
 from threestudio.utils.ops import chunk_batch
+from threestudio.utils.values import Pixels, Text
 
 __all__ = ["MeshExporter"]
 
@@ -24,18 +25,21 @@ class MeshExporter(Exporter):
     """``fmt`` "obj-mtl" bakes the material into textures; "obj" writes colours at the vertices. No GPU or OpenGL is
     needed.
 
+    ``up`` is the file's axis that points up: "y", as most programs expect (what the world shows +x then faces +z), or
+    "z", the world frame, which upstream writes. Normals are written unless ``save_normal`` is false.
     ``context_type`` is accepted for configs written for upstream and has no effect.
     """
 
     @dataclass
     class Config(Exporter.Config):
-        fmt: str = "obj-mtl"
-        save_name: str = "model"
-        save_normal: bool = False
+        fmt: Annotated[str, Literal["obj-mtl", "obj"]] = "obj-mtl"
+        save_name: Text = "model"
+        up: Annotated[str, Literal["y", "z"]] = "y"
+        save_normal: bool = True
         save_uv: bool = True
         save_texture: bool = True
-        texture_size: int = 1024
-        texture_format: str = "jpg"
+        texture_size: Pixels = 1024
+        texture_format: Annotated[str, Literal["jpg", "png"]] = "jpg"
         xatlas_chart_options: dict = field(default_factory=dict)
         xatlas_pack_options: dict = field(default_factory=dict)
         context_type: str = "gl"
@@ -46,9 +50,7 @@ class MeshExporter(Exporter):
         mesh: Mesh = self.geometry.isosurface()
         if self.cfg.fmt == "obj-mtl":
             return self.export_obj_with_mtl(mesh)
-        if self.cfg.fmt == "obj":
-            return self.export_obj(mesh)
-        raise UserError(f"exporter.fmt is 'obj-mtl' or 'obj', got '{self.cfg.fmt}'.")
+        return self.export_obj(mesh)
 
     def export_obj_with_mtl(self, mesh: Mesh) -> list[ExporterOutput]:
         params: dict[str, Any] = {
@@ -58,9 +60,12 @@ class MeshExporter(Exporter):
             "save_uv": self.cfg.save_uv,
             "save_vertex_color": False,
             "map_format": self.cfg.texture_format,
+            "up": self.cfg.up,
         }
         if self.cfg.save_uv:
-            mesh.unwrap_uv(self.cfg.xatlas_chart_options, self.cfg.xatlas_pack_options)
+            # The gap between charts keeps a viewer's filter from mixing them.
+            spaced = {"resolution": self.cfg.texture_size, "padding": 4}
+            mesh.unwrap_uv(self.cfg.xatlas_chart_options, spaced | dict(self.cfg.xatlas_pack_options))
         if self.cfg.save_texture:
             if not self.cfg.save_uv:
                 raise UserError("exporter.save_texture needs exporter.save_uv.")
@@ -87,6 +92,7 @@ class MeshExporter(Exporter):
             "save_uv": self.cfg.save_uv,
             "save_vertex_color": colored,
             "map_format": self.cfg.texture_format,
+            "up": self.cfg.up,
         }
         return [ExporterOutput(f"{self.cfg.save_name}.obj", "obj", params)]
 

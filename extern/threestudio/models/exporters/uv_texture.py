@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -26,6 +25,10 @@ def rasterize_uv(mesh: Mesh, resolution: int) -> tuple[Tensor, Tensor]:
     corners = mesh.v_pos.detach().cpu().double().numpy()[mesh.t_pos_idx.cpu().numpy()]
     image = np.zeros((resolution, resolution, 3), dtype=np.float32)
     mask = np.zeros((resolution, resolution), dtype=bool)
+    # What is too narrow to hold the centre of a texel has texels all the same.
+    along = _edge_points(np.concatenate([uv, corners], axis=-1))
+    columns, rows = np.clip(np.round(along[:, :2]).astype(int), 0, resolution - 1).T
+    image[rows, columns], mask[rows, columns] = along[:, 2:], True
     for triangle, positions in zip(uv, corners, strict=True):
         low = np.clip(np.ceil(triangle.min(axis=0) - 1e-9).astype(int), 0, resolution - 1)
         high = np.clip(np.floor(triangle.max(axis=0) + 1e-9).astype(int), 0, resolution - 1)
@@ -47,30 +50,27 @@ def rasterize_uv(mesh: Mesh, resolution: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(image).to(device), torch.from_numpy(mask).to(device)
 
 
-def bake_texture(
-    mesh: Mesh, resolution: int, function: Callable[[Tensor], dict[str, Tensor]], padding: int = 4
-) -> dict[str, Tensor]:
-    """Textures [resolution, resolution, C] of ``function(points [N, 3]) -> {name: [N, C]}``, bled ``padding``
-    texels outwards.
+def _edge_points(triangles: np.ndarray) -> np.ndarray:
+    """Points [N, C] on the edges of ``triangles`` [F, 3, C], at most half a unit of the first two channels apart."""
+    starts, ends = (corners.reshape(-1, triangles.shape[-1]) for corners in (triangles, np.roll(triangles, -1, axis=1)))
+    counts = np.ceil(2 * np.linalg.norm((ends - starts)[:, :2], axis=1)).astype(int) + 1
+    edge = np.repeat(np.arange(len(counts)), counts)
+    place = (np.arange(len(edge)) - np.repeat(np.cumsum(counts) - counts, counts)) / counts[edge]
+    return starts[edge] + place[:, None] * (ends - starts)[edge]
+
+
+def bake_texture(mesh: Mesh, resolution: int, function: Callable[[Tensor], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Textures [resolution, resolution, C] of ``function(points [N, 3]) -> {name: [N, C]}``; texels that show no
+    surface repeat the nearest one that does, so that filters find nothing foreign at the seams.
     """
+    from scipy.ndimage import distance_transform_edt
+
     positions, mask = rasterize_uv(mesh, resolution)
+    nearest = distance_transform_edt(~mask.cpu().numpy(), return_distances=False, return_indices=True)
+    rows, columns = torch.from_numpy(nearest).to(positions.device).long()
     textures = {}
     for name, values in function(positions[mask]).items():
         texture = torch.zeros(resolution, resolution, values.shape[-1], device=values.device)
         texture[mask] = values.float()
-        textures[name] = _bleed(texture, mask, padding)
+        textures[name] = texture[rows, columns]
     return textures
-
-
-def _bleed(texture: Tensor, mask: Tensor, padding: int) -> Tensor:
-    """Fill empty texels next to filled ones with the mean of those, ``padding`` times."""
-    image, filled = texture.cpu().numpy(), mask.cpu().numpy().astype(np.float32)
-    kernel = np.ones((3, 3), dtype=np.float32)
-    for _ in range(padding):
-        total = cv2.filter2D(image * filled[..., None], -1, kernel, borderType=cv2.BORDER_CONSTANT)
-        total = total.reshape(image.shape)
-        count = cv2.filter2D(filled, -1, kernel, borderType=cv2.BORDER_CONSTANT)
-        new = (filled == 0) & (count > 0)
-        image[new] = total[new] / count[new][:, None]
-        filled[new] = 1
-    return torch.from_numpy(image).to(texture.device)

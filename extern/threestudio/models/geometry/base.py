@@ -1,9 +1,10 @@
 """Interfaces of geometry: a field that is queried at points, or explicit shapes."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+from annotated_types import Ge, Interval
 from torch import Tensor
 
 import threestudio
@@ -12,6 +13,7 @@ from threestudio.models.mesh import Mesh
 from threestudio.utils.base import BaseModule
 from threestudio.utils.errors import UserError
 from threestudio.utils.ops import chunk_batch, scale_tensor
+from threestudio.utils.values import Number, Positive, Whole
 
 __all__ = ["BaseExplicitGeometry", "BaseGeometry", "BaseImplicitGeometry", "contract_to_unisphere"]
 
@@ -59,16 +61,16 @@ class BaseImplicitGeometry(BaseGeometry):
 
     @dataclass
     class Config(BaseGeometry.Config):
-        radius: float = 1.0
+        radius: Positive = 1.0
         isosurface: bool = True
-        isosurface_method: str = "mt"  # mt | mc-cpu
-        isosurface_resolution: int = 128
-        isosurface_threshold: float | str = 0.0  # a number, or "auto"
-        isosurface_chunk: int = 0
+        isosurface_method: Annotated[str, Literal["mt", "mc-cpu"]] = "mt"
+        isosurface_resolution: Annotated[int, Interval(ge=2, le=4096)] = 128
+        isosurface_threshold: Annotated[float | str, Number | Literal["auto"]] = 0.0
+        isosurface_chunk: Whole = 0
         isosurface_coarse_to_fine: bool = True
         isosurface_deformable_grid: bool = False
         isosurface_remove_outliers: bool = True
-        isosurface_outlier_n_faces_threshold: int | float = 0.01
+        isosurface_outlier_n_faces_threshold: Annotated[int | float, Ge(0)] = 0.01
 
     cfg: Config
 
@@ -153,7 +155,7 @@ class BaseImplicitGeometry(BaseGeometry):
 class BaseExplicitGeometry(BaseGeometry):
     @dataclass
     class Config(BaseGeometry.Config):
-        radius: float = 1.0
+        radius: Positive = 1.0
 
     cfg: Config
 

@@ -1,17 +1,19 @@
 """``implicit-volume``: a density and feature field from an encoding and an MLP."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge
 from torch import Tensor
 
 from threestudio import register
 from threestudio.models.geometry.base import BaseImplicitGeometry, contract_to_unisphere
-from threestudio.models.networks import get_encoding, get_mlp
+from threestudio.models.networks import NetworkConfig, get_encoding, get_mlp
 from threestudio.utils.errors import UserError
 from threestudio.utils.ops import get_activation
+from threestudio.utils.values import Count, Number, Positive
 
 __all__ = ["ImplicitVolume"]
 
@@ -24,23 +26,23 @@ class ImplicitVolume(BaseImplicitGeometry):
 
     @dataclass
     class Config(BaseImplicitGeometry.Config):
-        n_input_dims: int = 3
-        n_feature_dims: int = 3
-        density_activation: str | None = "softplus"
-        density_bias: float | str = "blob_magic3d"  # a number, blob_dreamfusion or blob_magic3d
-        density_blob_scale: float = 10.0
-        density_blob_std: float = 0.5
+        n_input_dims: Count = 3
+        n_feature_dims: Annotated[int, Ge(0)] = 3
+        density_activation: Annotated[str | None, get_activation] = "softplus"
+        density_bias: Annotated[float | str, Number | Literal["blob_magic3d", "blob_dreamfusion"]] = "blob_magic3d"
+        density_blob_scale: Number = 10.0
+        density_blob_std: Positive = 0.5
         pos_encoding_config: dict = field(
             default_factory=lambda: {"otype": "ProgressiveBandFrequency", "n_frequencies": 6, "include_xyz": True}
         )
-        mlp_network_config: dict = field(
+        mlp_network_config: Annotated[dict, NetworkConfig] = field(
             default_factory=lambda: {"otype": "VanillaMLP", "activation": "ReLU", "n_neurons": 64, "n_hidden_layers": 1}
         )
-        normal_type: str | None = (
-            "finite_difference"  # finite_difference | finite_difference_laplacian | pred | analytic
-        )
-        finite_difference_normal_eps: float = 0.01
-        isosurface_threshold: float | str = 25.0
+        normal_type: Annotated[
+            str | None, Literal["finite_difference", "finite_difference_laplacian", "pred", "analytic"] | None
+        ] = "finite_difference"
+        finite_difference_normal_eps: Positive = 0.01
+        isosurface_threshold: Annotated[float | str, Number | Literal["auto"]] = 25.0
 
     cfg: Config
 

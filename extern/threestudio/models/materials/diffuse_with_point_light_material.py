@@ -2,7 +2,7 @@
 
 import random
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +11,7 @@ from torch import Tensor
 from threestudio import register
 from threestudio.models.materials.base import BaseMaterial
 from threestudio.utils.ops import dot, get_activation
+from threestudio.utils.values import NotNegative, Share, Whole
 
 __all__ = ["DiffuseWithPointLightMaterial"]
 
@@ -25,12 +26,12 @@ class DiffuseWithPointLightMaterial(BaseMaterial):
 
     @dataclass
     class Config(BaseMaterial.Config):
-        ambient_light_color: tuple[float, float, float] = (0.1, 0.1, 0.1)
-        diffuse_light_color: tuple[float, float, float] = (0.9, 0.9, 0.9)
-        ambient_only_steps: int = 1000
-        diffuse_prob: float = 0.75
-        textureless_prob: float = 0.5
-        albedo_activation: str = "sigmoid"
+        ambient_light_color: tuple[NotNegative, NotNegative, NotNegative] = (0.1, 0.1, 0.1)
+        diffuse_light_color: tuple[NotNegative, NotNegative, NotNegative] = (0.9, 0.9, 0.9)
+        ambient_only_steps: Whole = 1000
+        diffuse_prob: Share = 0.75
+        textureless_prob: Share = 0.5
+        albedo_activation: Annotated[str, get_activation] = "sigmoid"
         soft_shading: bool = False
 
     cfg: Config

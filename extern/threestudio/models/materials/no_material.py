@@ -1,14 +1,15 @@
 """``no-material``: the features are the colour."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from torch import Tensor
 
 from threestudio import register
 from threestudio.models.materials.base import BaseMaterial
-from threestudio.models.networks import get_mlp
+from threestudio.models.networks import NetworkConfig, get_mlp
 from threestudio.utils.ops import get_activation
+from threestudio.utils.values import Count, Whole
 
 __all__ = ["NoMaterial"]
 
@@ -19,10 +20,10 @@ class NoMaterial(BaseMaterial):
 
     @dataclass
     class Config(BaseMaterial.Config):
-        n_output_dims: int = 3
-        color_activation: str = "sigmoid"
-        input_feature_dims: int | None = None
-        mlp_network_config: dict | None = None
+        n_output_dims: Whole = 3
+        color_activation: Annotated[str, get_activation] = "sigmoid"
+        input_feature_dims: Count | None = None
+        mlp_network_config: Annotated[dict, NetworkConfig] | None = None
         requires_normal: bool = False
 
     cfg: Config

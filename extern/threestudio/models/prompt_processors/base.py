@@ -6,8 +6,10 @@ import multiprocessing
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from annotated_types import Interval
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 
@@ -15,6 +17,7 @@ import threestudio
 from threestudio.utils.base import BaseObject
 from threestudio.utils.errors import UserError
 from threestudio.utils.misc import barrier
+from threestudio.utils.values import Text
 
 __all__ = ["DirectionConfig", "PromptProcessor", "PromptProcessorOutput", "hash_prompt", "shift_azimuth_deg"]
 
@@ -142,10 +145,10 @@ class PromptProcessor(BaseObject):
         prompt_back: str | None = None
         prompt_overhead: str | None = None
         negative_prompt: str = ""
-        pretrained_model_name_or_path: str = "runwayml/stable-diffusion-v1-5"
-        overhead_threshold: float = 60.0
-        front_threshold: float = 45.0
-        back_threshold: float = 45.0
+        pretrained_model_name_or_path: Text = "runwayml/stable-diffusion-v1-5"
+        overhead_threshold: Annotated[float, Interval(ge=-90, le=90)] = 60.0
+        front_threshold: Annotated[float, Interval(ge=0, le=180)] = 45.0
+        back_threshold: Annotated[float, Interval(ge=0, le=180)] = 45.0
         view_dependent_prompt_front: bool = False
         use_cache: bool = True
         spawn: bool = True

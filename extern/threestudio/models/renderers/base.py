@@ -11,6 +11,7 @@ from threestudio.models.geometry.base import BaseImplicitGeometry
 from threestudio.models.materials.base import BaseMaterial
 from threestudio.models.parts import HasParts, Parts
 from threestudio.utils.base import BaseModule
+from threestudio.utils.values import Positive
 
 __all__ = ["Rasterizer", "Renderer", "VolumeRenderer"]
 
@@ -24,7 +25,7 @@ class Renderer(HasParts, BaseModule):
 
     @dataclass
     class Config(BaseModule.Config):
-        radius: float = 1.0
+        radius: Positive = 1.0
 
     cfg: Config
 
