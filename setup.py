@@ -39,7 +39,7 @@ INSTALL_REQUIRES = [
 ]
 
 EXTRAS_REQUIRE = {
-    "gpu": ["nerfacc>=0.5.3"],
+    "gpu": ["nerfacc>=0.5.3", "gsplat>=1.5.3"],
     "prepare": ["onnxruntime>=1.17"],
     "ray": ["ray>=2.40"],
     "dev": ["pytest>=8", "pytest-xdist>=3.5", "pytest-timeout>=2.2", "ruff>=0.9"],

@@ -1,0 +1,1 @@
+"""Networks of priors, one folder each. ``lgm`` turns four views into Gaussians."""
