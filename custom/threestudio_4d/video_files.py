@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from itertools import chain
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from .atomic import atomic_file
 from .errors import UserError
 
 LEAST_GIF_DURATION = 20  # milliseconds a frame; players slow shorter ones down
@@ -29,26 +29,22 @@ def write_video(
         preset: of x264: slower ones make smaller files.
 
     Raises:
-        UserError: the ending is neither ``.mp4`` nor ``.gif``, or PyAV is missing.
+        UserError: the ending is neither ``.mp4`` nor ``.gif``, PyAV is missing, or there is no room.
     """
     path = Path(path)
     if path.suffix not in (".mp4", ".gif"):
         raise UserError(f"{path} is no video that can be written: its name must end in .mp4 or .gif")
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
-    try:
+    with atomic_file(path) as partial:
         if path.suffix == ".gif":
             _write_gif(partial, frames, fps)
         else:
             _write_mp4(partial, frames, fps, crf, preset)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _write_gif(path: Path, frames: Iterable[np.ndarray], fps: float) -> None:
     first, *others = [Image.fromarray(frame) for frame in frames]
     duration = max(round(1000 / fps), LEAST_GIF_DURATION)
-    first.save(path, save_all=True, append_images=others, duration=duration, loop=0)
+    first.save(path, "GIF", save_all=True, append_images=others, duration=duration, loop=0)
 
 
 def _write_mp4(path: Path, frames: Iterable[np.ndarray], fps: float, crf: int, preset: str) -> None:
@@ -58,7 +54,7 @@ def _write_mp4(path: Path, frames: Iterable[np.ndarray], fps: float, crf: int, p
         raise UserError("writing mp4 needs PyAV: pip install av") from error
     even: Iterator[np.ndarray] = map(_even, frames)
     first = next(even)
-    with av.open(str(path), mode="w", options={"movflags": "+faststart"}) as container:
+    with av.open(str(path), mode="w", format="mp4", options={"movflags": "+faststart"}) as container:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
         stream.height, stream.width, stream.pix_fmt = first.shape[0], first.shape[1], "yuv420p"
         stream.options = {"crf": str(crf), "preset": preset}

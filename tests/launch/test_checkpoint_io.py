@@ -7,6 +7,7 @@ import functools
 import os
 import pickle
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from threestudio.utils import checkpoint_io
+from threestudio.utils import atomic, checkpoint_io
 from threestudio.utils.checkpoint_io import load_whole, to_plain, write_atomically
 from threestudio.utils.errors import CheckpointError
 
@@ -37,7 +38,9 @@ def test_round_trip_and_no_leftovers(tmp_path):
 
 
 def test_leftovers_of_a_killed_run_are_removed(tmp_path):
-    (tmp_path / ".last.ckpt.1.tmp").write_bytes(b"half")
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    (tmp_path / f".last.ckpt.{atomic._HOST}-{dead.pid}.partial").write_bytes(b"half")
     write_atomically(content(1), tmp_path / "last.ckpt")
     assert names(tmp_path) == ["last.ckpt"]
 
@@ -81,7 +84,7 @@ def test_full_disk(tmp_path, monkeypatch, size):
     write_atomically(content(1), path)
     open_full = functools.partial(open, "/dev/full")
     monkeypatch.setattr(checkpoint_io, "open", lambda _, mode: open_full(mode), raising=False)
-    with pytest.raises(CheckpointError, match="No space left to write the checkpoint .*last.ckpt") as caught:
+    with pytest.raises(CheckpointError, match="No space left on the disk: the checkpoint .*last.ckpt") as caught:
         write_atomically(content(2, size), path)
     assert "Earlier checkpoints are intact" in str(caught.value)
     assert load_whole(path)["global_step"] == 1

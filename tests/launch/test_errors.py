@@ -145,7 +145,7 @@ def test_resume_last_without_a_run(launch):
 
 def test_no_space_left_keeps_the_previous_checkpoint(launch, workdir):
     result = launch(*TRAIN, "system.fill_disk_at=5")
-    result.assert_user_error("No space left", "resume=outputs/tiny/run")
+    result.assert_user_error("No space left on the disk: the checkpoint", "resume=outputs/tiny/run")
     folder = workdir / TRIAL / "ckpts"
     assert sorted(p.name for p in folder.iterdir()) == ["epoch=0-step=4.ckpt", "last.ckpt"]
     again = launch(*TRAIN, "resume=last", "system.fill_disk_at=-1")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from ..atomic import write_text
 from ..errors import UserError
 from .protocols import METRICS, PROTOCOLS
 from .result import Result
@@ -160,15 +160,7 @@ def _check_writable(path: Path) -> None:
 
 
 def _write(path: Path, result: Result) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(result.to_json())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    write_text(path, result.to_json())
     print(f"written: {path}", file=sys.stderr)
 
 

@@ -11,6 +11,7 @@ import torch
 from threestudio.models.mesh import Mesh
 from threestudio.utils.typing import Float, Int
 
+from ..atomic import atomic_file
 from ..srgb import srgb_to_linear
 
 UP_AXES = ("y", "z")
@@ -55,9 +56,9 @@ def write_obj(path: str | Path, mesh: ColoredMesh, up: str) -> None:
     if up == "y":
         vertices, normals = z_up_to_y_up(vertices), z_up_to_y_up(normals)
     colors = np.round(mesh.colors * 255).astype(np.uint8)
-    trimesh.Trimesh(vertices, mesh.faces, vertex_normals=normals, vertex_colors=colors, process=False).export(
-        path, file_type="obj", digits=5, include_normals=True
-    )
+    made = trimesh.Trimesh(vertices, mesh.faces, vertex_normals=normals, vertex_colors=colors, process=False)
+    with atomic_file(path) as partial:
+        made.export(partial, file_type="obj", digits=5, include_normals=True)
 
 
 def write_glb(path: str | Path, mesh: ColoredMesh) -> None:
@@ -98,4 +99,5 @@ def write_glb(path: str | Path, mesh: ColoredMesh) -> None:
     attributes = gltf.Attributes(**{name: k for k, name in enumerate(columns)})
     document.meshes = [gltf.Mesh(primitives=[gltf.Primitive(attributes=attributes, indices=indices, material=0)])]
     document.set_binary_blob(b"".join(array.tobytes() for array in arrays))
-    document.save_binary(str(path))
+    with atomic_file(path) as partial:
+        document.save_binary(str(partial))

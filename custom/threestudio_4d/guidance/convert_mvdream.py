@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from ..atomic import atomic_folder
 from ..errors import UserError
 from .mvdream_ckpt import build_mvdream, build_text_tower, fill_from_checkpoint, fill_text_tower
 from .network_folder import save_network
@@ -35,10 +36,11 @@ def convert(checkpoint: Path, folder: Path, tokenizer: Path | None = None, dtype
     model, tower = build_mvdream(empty=True), build_text_tower(empty=True)
     fill_from_checkpoint(model, state, name=str(checkpoint))
     fill_text_tower(tower, state, name=str(checkpoint))
-    model.save(folder, dtype=dtype, max_shard_size="5GB")
-    save_network(tower, folder / "text_encoder", dtype, "5GB")
-    if reader is not None:
-        save_tokenizer(reader, folder / "tokenizer")
+    with atomic_folder(folder) as partial:
+        model.save(partial, dtype=dtype, max_shard_size="5GB")
+        save_network(tower, partial / "text_encoder", dtype, "5GB")
+        if reader is not None:
+            save_tokenizer(reader, partial / "tokenizer")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from ..atomic import atomic_folder
 from ..errors import UserError
 from .zero123_ckpt import load_zero123_checkpoint
 
@@ -24,7 +25,9 @@ def convert(checkpoint: Path, folder: Path, dtype: torch.dtype = torch.float32) 
     """
     if folder.exists() and any(folder.iterdir()):
         raise UserError(f"{folder} exists and is not empty; choose another folder")
-    load_zero123_checkpoint(checkpoint).save(folder, dtype=dtype, max_shard_size="5GB")
+    model = load_zero123_checkpoint(checkpoint)
+    with atomic_folder(folder) as partial:
+        model.save(partial, dtype=dtype, max_shard_size="5GB")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

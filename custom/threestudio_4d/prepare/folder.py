@@ -1,12 +1,9 @@
-"""The output folder: it appears when it is complete, or not at all."""
+"""Whether a clip may be written to a folder."""
 
 from __future__ import annotations
 
 import os
 import re
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from ..data.frame_sources import SIDE_FILES, name_some
@@ -40,24 +37,3 @@ def check_target(out: Path, inputs: list[Path], overwrite: bool, record: str = "
             f"{out} does not look like an earlier result ({found}), so --overwrite leaves it alone. Give another "
             "folder."
         )
-
-
-@contextmanager
-def complete_folder(out: Path) -> Iterator[Path]:
-    """A folder beside ``out`` to write into, which takes the place of ``out`` when the block ends without an error."""
-    out = out.resolve()  # the folder that a link leads to is replaced, not the link
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    try:
-        yield partial
-        if out.is_dir():
-            old = out.with_name(f".{out.name}.{os.getpid()}.old")
-            os.replace(out, old)
-            os.replace(partial, out)
-            shutil.rmtree(old)
-        else:
-            os.replace(partial, out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from .. import __version__
+from ..atomic import atomic_folder, write_text
 from ..data.clip import limit_size, premultiply, resize_premultiplied, unpremultiply
 from ..data.frame_sources import FolderSource, FrameSource, name_some, natural_key, open_source
 from ..data.framing import Window, border_warning, common_box, cut_window, square_window, window_around
@@ -19,7 +20,7 @@ from ..system.pictures import write_png
 from .background import Cutout, choose_method, looks, remove_background
 from .choice import Choice, choose
 from .edges import foreground_colors
-from .folder import check_target, complete_folder
+from .folder import check_target
 from .interpolate import interpolate_clip, load_interpolator
 from .masks import check_masks, fill_pinholes, keep_largest
 from .progress import Steps
@@ -236,14 +237,14 @@ class _Preparation:
             "notes": self.result.notes,
             "warnings": self.result.warnings,
         }
-        with complete_folder(self.result.out) as folder, self.steps.bar("writing", len(clip)) as advance:
+        with atomic_folder(self.result.out) as folder, self.steps.bar("writing", len(clip)) as advance:
             for k, frame in enumerate(clip):
                 write_png(str(folder / f"{k}.png"), frame)
                 advance()
             shown = [clip[k * factor] for k in columns]
             write_png(str(folder / "contact_sheet.png"), contact_sheet(tiles, shown, [self.names[k] for k in columns]))
             write_preview(folder / "preview.mp4", clip, fps)
-            (folder / "prepare.json").write_text(json.dumps(self.result.record, indent=2) + "\n", encoding="utf-8")
+            write_text(folder / "prepare.json", json.dumps(self.result.record, indent=2) + "\n")
 
 
 def to_level(alpha: np.ndarray) -> np.ndarray:

@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..atomic import write_text
 from ..errors import UserError
 from .assets import RADIUS, PackedAsset, read_pack
 from .captions import clip_action, clip_caption
@@ -145,7 +146,7 @@ def write_benchmark(
         "frames": frames, "size": size, "views": VIEWS, "elevation_deg": 0.0, "distance": DISTANCE,
         "fovy_deg": FOVY_DEG, "heading_deg": heading, "radius": RADIUS, "objects": objects,
     }  # fmt: skip
-    (out / "benchmark.json").write_text(json.dumps(about, indent=1) + "\n")
+    write_text(out / "benchmark.json", json.dumps(about, indent=1) + "\n")
 
 
 def main(arguments: list[str] | None = None) -> None:

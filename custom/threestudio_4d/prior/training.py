@@ -21,6 +21,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from ..atomic import atomic_file, atomic_folder, write_text
+
 
 class PriorTask(Protocol):
     """What is trained. Parameters of ``model`` with ``requires_grad`` learn, the others stay as they are."""
@@ -191,7 +193,8 @@ class Trainer:
         """Write the moving average as a prior and everything needed to go on."""
         if self.rank:
             return
-        self.task.save(self.average, self.out / "prior")
+        with atomic_folder(self.out / "prior") as folder:
+            self.task.save(self.average, folder)
         state = {
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
@@ -200,8 +203,8 @@ class Trainer:
             "minutes": minutes,
             "history": self.history,
         }
-        torch.save(state, self.out / "state.pt.tmp")
-        os.replace(self.out / "state.pt.tmp", self.out / "state.pt")
+        with atomic_file(self.out / "state.pt", sync=True) as partial:
+            torch.save(state, partial)
         record = {
             "config": asdict(self.config),
             "parameters": sum(p.numel() for p in self.parameters),
@@ -210,7 +213,7 @@ class Trainer:
             "torch": torch.__version__,
             "history": self.history,
         }
-        (self.out / "training.json").write_text(json.dumps(record, indent=1) + "\n")
+        write_text(self.out / "training.json", json.dumps(record, indent=1) + "\n")
 
     def learning_rate(self, minutes: float) -> float:
         """Linear warm-up in steps, then a cosine to 1 % over the minutes of the whole training."""

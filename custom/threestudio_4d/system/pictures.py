@@ -22,6 +22,7 @@ import numpy as np
 
 from threestudio.utils.typing import Float, Tensor
 
+from ..atomic import write_bytes
 from ..errors import UserError
 
 EVAL_PREFIX = "eval/"
@@ -54,17 +55,12 @@ def to_uint8(image: np.ndarray) -> np.ndarray:
 
 
 def write_png(path: str, image: np.ndarray) -> None:
-    """Write uint8 RGB or RGBA to ``path``, through a temporary name so that no half-written file carries the real
-    one.
-    """
+    """Write uint8 RGB or RGBA to ``path``."""
     order = cv2.COLOR_RGBA2BGRA if image.shape[-1] == 4 else cv2.COLOR_RGB2BGR
     encoded, data = cv2.imencode(".png", cv2.cvtColor(image, order))
     if not encoded:
         raise OSError(f"could not encode {path} as PNG")
-    partial = f"{path}.partial"
-    with open(partial, "wb") as file:
-        file.write(data.tobytes())
-    os.replace(partial, path)
+    write_bytes(path, data.tobytes())
 
 
 def depth_picture(depth: np.ndarray, opacity: np.ndarray) -> np.ndarray:

@@ -9,6 +9,8 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, ValidationError
 
+from threestudio.utils.atomic import no_room
+
 EXIT_OK, EXIT_INTERNAL, EXIT_USER, EXIT_INTERRUPTED, EXIT_TERMINATED = 0, 1, 2, 130, 143
 
 #: mistakes in values, which upstream's host reports by omegaconf's classes (access to unknown keys is a fault in code)
@@ -25,7 +27,7 @@ def is_user_error(error: BaseException, run: Any = None) -> bool:
         return True
     if not isinstance(error, OSError) or run is None:
         return False
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+    if no_room(error) or error.errno == errno.EROFS:
         return True
     access = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError)
     return isinstance(error, access) and _is_named(error, run)
@@ -51,6 +53,17 @@ def _texts(value: Any) -> list[str]:
     return [value] if isinstance(value, str) else []
 
 
+def _message(error: BaseException) -> str:
+    reason = no_room(error)
+    if reason is None or not isinstance(error, OSError):
+        return str(error)
+    file = f" to write '{error.filename}'" if error.filename else ""
+    return (
+        f"{reason[0].upper()}{reason[1:]}{file}. Free some space or set exp_root_dir to another disk; what was saved "
+        "before is whole, and resume= goes on from there."
+    )
+
+
 def explain(error: BaseException, run: Any, verbose: bool) -> int:
     """Print what went wrong with ``run`` (``None``: not even begun) and return the exit status."""
     trace = "".join(traceback.format_exception(error))
@@ -59,7 +72,7 @@ def explain(error: BaseException, run: Any, verbose: bool) -> int:
     if is_user_error(error, run):
         if run is not None:
             run.clean_up()
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        print(f"error: {_message(error)}", file=sys.stderr, flush=True)
         return EXIT_USER
     log = None if run is None else run.write_error_log(trace)
     where = f"the traceback is in {log}" if log else "run again with --verbose for the traceback"

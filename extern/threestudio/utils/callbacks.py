@@ -14,6 +14,7 @@ import torch
 from pytorch_lightning.callbacks import ProgressBar
 from pytorch_lightning.utilities.rank_zero import rank_zero_only, rank_zero_warn
 
+from threestudio.utils.atomic import write_bytes, write_text
 from threestudio.utils.config import dump_config
 
 
@@ -119,7 +120,7 @@ class ConfigSnapshotCallback(VersionedCallback):
         os.makedirs(self.savedir, exist_ok=True)
         folder = os.path.realpath(self.savedir)
         if os.path.dirname(os.path.realpath(self.config_path)) != folder:  # a run restarted from its own snapshot
-            shutil.copyfile(self.config_path, os.path.join(self.savedir, "raw.yaml"))
+            write_bytes(os.path.join(self.savedir, "raw.yaml"), Path(self.config_path).read_bytes())
         dump_config(os.path.join(self.savedir, "parsed.yaml"), self.config)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -304,7 +305,7 @@ class ProgressCallback(pl.Callback):
 
     @rank_zero_only
     def write(self, message: str) -> None:
-        Path(self.save_path).write_text(message, encoding="utf-8")
+        write_text(self.save_path, message)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.write("Training starts")

@@ -5,7 +5,6 @@ fresh.
 """
 
 import contextlib
-import errno
 import os
 import signal
 import time
@@ -21,6 +20,7 @@ from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins.io import CheckpointIO
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
+from threestudio.utils.atomic import WriteError, atomic_file
 from threestudio.utils.errors import CheckpointError
 from threestudio.utils.weights import read_checkpoint
 
@@ -91,28 +91,24 @@ def write_atomically(content: Mapping[str, Any], path: str | os.PathLike) -> Non
     """
     target = Path(path)
     plain = to_plain(content)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        for stale in target.parent.glob(f".{target.name}.*.tmp"):  # of a run that was killed while it saved
-            stale.unlink(missing_ok=True)
-        _write_synced(plain, temporary)
-        _verify(plain, temporary)
-        os.replace(temporary, target)
-        _sync_folder(target.parent)
-    except OSError as error:
-        raise CheckpointError(_failure_message(error, target)) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        with atomic_file(target, sync=True) as temporary:
+            _write(plain, temporary)
+            _verify(plain, temporary)
+    except WriteError as error:
+        reason = error.reason or str(error)
+        raise CheckpointError(
+            f"{reason[0].upper()}{reason[1:]}: the checkpoint '{os.path.relpath(target)}' cannot be written. Earlier "
+            "checkpoints are intact. Free some space or set exp_root_dir to another disk, then continue with "
+            f"resume={os.path.relpath(target.parent.parent)}."
+        ) from error
 
 
-def _write_synced(plain: Mapping[str, Any], temporary: Path) -> None:
+def _write(plain: Mapping[str, Any], temporary: Path) -> None:
     watched = _WatchedFile(temporary)
     try:
         torch.save(plain, watched)
         watched.flush()
-        os.fsync(watched.file.fileno())
     except Exception as error:
         if watched.failure is not None and not isinstance(error, OSError):
             raise watched.failure from error
@@ -131,26 +127,6 @@ def _verify(plain: Mapping[str, Any], temporary: Path) -> None:
     got = {k: tuple(v.shape) for k, v in found.get("state_dict", {}).items() if isinstance(v, torch.Tensor)}
     if set(found) != set(plain) or wanted != got:
         raise CheckpointError("The checkpoint that was just written does not hold what was saved; the old one is kept.")
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _failure_message(error: OSError, target: Path) -> str:
-    name = os.path.relpath(target)
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return (
-            f"No space left to write the checkpoint '{name}'. Earlier checkpoints are intact. Free some space or set "
-            f"exp_root_dir to another disk, then continue with resume={os.path.relpath(target.parent.parent)}."
-        )
-    return f"The checkpoint '{name}' cannot be written: {error.strerror or error}. Earlier checkpoints are intact."
 
 
 def load_whole(path: str | os.PathLike, map_location: Any = "cpu") -> dict[str, Any]:
@@ -286,14 +262,9 @@ class LastCheckpoint(Checkpoint):
         self._last_time = time.monotonic()
 
     def _link(self, source: Path) -> bool:
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
         try:
-            temporary.unlink(missing_ok=True)
-            os.link(source, temporary)
-            os.replace(temporary, self.path)
-            _sync_folder(self.path.parent)
-        except OSError:  # a file system without hard links: write it again instead
+            with atomic_file(self.path, sync=True) as temporary:
+                os.link(source, temporary)
+        except (OSError, WriteError):  # a file system without hard links: write it again instead
             return False
-        finally:
-            temporary.unlink(missing_ok=True)
         return True

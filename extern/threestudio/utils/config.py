@@ -22,6 +22,7 @@ from omegaconf.errors import (
     ValidationError,
 )
 
+from threestudio.utils.atomic import write_text
 from threestudio.utils.errors import ConfigError, ConfigMissingError, ConfigValueError, UserError
 from threestudio.utils.folder_names import folder_name
 from threestudio.utils.overrides import escape, parse_overrides
@@ -181,8 +182,7 @@ def config_to_primitive(config: Any, resolve: bool = True) -> Any:
 
 def dump_config(path: str, config: Any) -> None:
     """Write ``config`` as YAML to ``path``."""
-    with open(path, "w", encoding="utf-8") as file:
-        OmegaConf.save(config=config, f=file)
+    write_text(path, OmegaConf.to_yaml(config))
 
 
 def parse_structured(fields: Any, cfg: Any = None) -> Any:

@@ -6,6 +6,8 @@ from typing import Any
 import cv2
 import numpy as np
 
+from threestudio.utils.atomic import write_bytes
+
 __all__ = [
     "cubemap_cross",
     "draw_texts",
@@ -42,14 +44,7 @@ def write_image(path: str, rgb: np.ndarray) -> None:
     encoded, data = cv2.imencode(os.path.splitext(path)[1] or ".png", to_bgr(rgb))
     if not encoded:
         raise OSError(f"The image '{path}' could not be encoded.")
-    partial = f"{path}.{os.getpid()}.partial"
-    try:
-        with open(partial, "wb") as file:
-            file.write(data.tobytes())
-        os.replace(partial, path)
-    finally:
-        if os.path.exists(partial):
-            os.remove(partial)
+    write_bytes(path, data.tobytes())
 
 
 def to_bgr(rgb: np.ndarray) -> np.ndarray:

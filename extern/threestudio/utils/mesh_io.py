@@ -5,6 +5,8 @@ import os
 import cv2
 import numpy as np
 
+from threestudio.utils.atomic import atomic_file, write_bytes, write_text
+
 __all__ = ["write_mesh", "write_obj", "y_up"]
 
 _TEXTURE_NAMES = {
@@ -71,7 +73,8 @@ def write_mesh(path: str, v_pos: np.ndarray, t_pos_idx: np.ndarray) -> None:
     if gltf:
         matt = trimesh.visual.material.PBRMaterial(metallicFactor=0.0, roughnessFactor=1.0)
         mesh.visual = trimesh.visual.TextureVisuals(material=matt)
-    mesh.export(path, **options)
+    with atomic_file(path) as partial:
+        mesh.export(partial, file_type=os.path.splitext(path)[1][1:], **options)
 
 
 def y_up(vectors: np.ndarray) -> np.ndarray:
@@ -104,10 +107,11 @@ def _write_texture(path: str, texture: np.ndarray) -> None:
     pixels = np.round(np.clip(texture, 0, 1) * 255).astype(np.uint8)
     if pixels.shape[-1] == 3:
         pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
-    if not cv2.imwrite(path, pixels):
-        raise OSError(f"The texture '{path}' could not be written.")
+    encoded, data = cv2.imencode(os.path.splitext(path)[1], pixels)
+    if not encoded:
+        raise OSError(f"The texture '{path}' could not be encoded.")
+    write_bytes(path, data.tobytes())
 
 
 def _write_text(path: str, lines: list[str]) -> None:
-    with open(path, "w", encoding="utf-8") as file:
-        file.write("\n".join(lines) + "\n")
+    write_text(path, "\n".join(lines) + "\n")

@@ -12,6 +12,7 @@ import torch
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from threestudio.utils import imaging, mesh_io, video
+from threestudio.utils.atomic import atomic_file, write_text
 from threestudio.utils.misc import barrier
 
 __all__ = ["LoggersConfig", "SaverMixin"]
@@ -164,26 +165,28 @@ class SaverMixin:
         data = self.convert_data(data)
         path = self.get_save_path(os.path.splitext(filename)[0] + (".npz" if isinstance(data, dict) else ".npy"))
         if rank_zero_only.rank == 0:
-            np.savez(path, **data) if isinstance(data, dict) else np.save(path, data)
+            with atomic_file(path) as partial, open(partial, "wb") as file:
+                np.savez(file, **data) if isinstance(data, dict) else np.save(file, data)
         return path
 
     def save_state_dict(self, filename: str, data: Any) -> str:
         path = self.get_save_path(filename)
         if rank_zero_only.rank == 0:
-            torch.save(data, path)
+            with atomic_file(path) as partial:
+                torch.save(data, partial)
         return path
 
     def save_json(self, filename: str, payload: Any) -> str:
         path = self.get_save_path(filename)
         if rank_zero_only.rank == 0:
-            with open(path, "w", encoding="utf-8") as file:
-                json.dump(payload, file)
+            write_text(path, json.dumps(payload))
         return path
 
     def save_file(self, filename: str, src_path: str) -> str:
         path = self.get_save_path(filename)
         if rank_zero_only.rank == 0:
-            shutil.copyfile(src_path, path)
+            with atomic_file(path) as partial:
+                shutil.copyfile(src_path, partial)
         return path
 
     def save_img_sequence(

@@ -1,11 +1,12 @@
 """Writing videos: H.264 in mp4 through PyAV, animated gif through Pillow."""
 
-import os
 from collections.abc import Iterable
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 
+from threestudio.utils.atomic import atomic_file
 from threestudio.utils.errors import UserError
 
 __all__ = ["write_video"]
@@ -21,26 +22,21 @@ def write_video(path: str, frames: Iterable[np.ndarray], fps: float = 30, crf: i
     first = next(frames, None)
     if first is None:
         return path
-    partial = f"{os.path.splitext(path)[0]}.partial{os.path.splitext(path)[1]}"
-    try:
+    with atomic_file(path) as partial:
         if path.endswith(".gif"):
             _write_gif(partial, first, frames, fps)
         else:
             _write_mp4(partial, first, frames, fps, crf)
-        os.replace(partial, path)
-    finally:
-        if os.path.exists(partial):
-            os.remove(partial)
     return path
 
 
-def _write_mp4(path: str, first: np.ndarray, frames: Iterable[np.ndarray], fps: float, crf: int) -> None:
+def _write_mp4(path: Path, first: np.ndarray, frames: Iterable[np.ndarray], fps: float, crf: int) -> None:
     try:
         import av
     except ImportError as error:
         raise UserError("Writing mp4 needs PyAV: pip install av (or save as gif).") from error
     height, width = (s + s % 2 for s in first.shape[:2])
-    with av.open(path, mode="w") as container:
+    with av.open(str(path), mode="w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.options = {"crf": str(crf)}
@@ -51,11 +47,12 @@ def _write_mp4(path: str, first: np.ndarray, frames: Iterable[np.ndarray], fps: 
             container.mux(packet)
 
 
-def _write_gif(path: str, first: np.ndarray, frames: Iterable[np.ndarray], fps: float) -> None:
+def _write_gif(path: Path, first: np.ndarray, frames: Iterable[np.ndarray], fps: float) -> None:
     from PIL import Image
 
     pictures = [Image.fromarray(frame) for frame in _with_first(first, frames)]
-    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=max(round(1000 / fps), 20), loop=0)
+    duration = max(round(1000 / fps), 20)
+    pictures[0].save(path, "GIF", save_all=True, append_images=pictures[1:], duration=duration, loop=0)
 
 
 def _with_first(first: np.ndarray, frames: Iterable[np.ndarray]) -> Iterable[np.ndarray]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from ...atomic import write_bytes
 from ...data.clip import premultiply, resize_premultiplied
 from ...data.frame_sources import read_picture
 
@@ -105,7 +106,7 @@ class Comparison:
 def write_jpeg(path: Path, picture: np.ndarray) -> None:
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "JPEG", quality=88)
-    path.write_bytes(buffer.getvalue())
+    write_bytes(path, buffer.getvalue())
 
 
 def _write(picture: np.ndarray, texts: Iterable[tuple[int, int, str]], width: int) -> np.ndarray:

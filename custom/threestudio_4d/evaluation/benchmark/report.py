@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from ...atomic import WriteError, write_text
 from ...errors import UserError
 from ...video_files import write_video
 from ..protocols import METRICS
@@ -68,9 +69,9 @@ def write_report(
             "scores": scores,
         },
     )
-    (out / "report.md").write_text(markdown_page(content), encoding="utf-8")
+    write_text(out / "report.md", markdown_page(content))
     path = out / "report.html"
-    path.write_text(html_page(content, out), encoding="utf-8")
+    write_text(path, html_page(content, out))
     return path
 
 
@@ -227,7 +228,7 @@ def _write_svgs(out: Path, prefix: str, found: Mapping[str, str]) -> list[dict[s
     entries = []
     for key, svg in found.items():
         path = f"charts/{prefix}-{slug(key)}.svg"
-        (out / path).write_text(svg, encoding="utf-8")
+        write_text(out / path, svg)
         entries.append({"name": key, "path": path, "svg": svg})
     return entries
 
@@ -258,6 +259,8 @@ def _write_comparisons(
             entry["sheet"] = sheet
             write_video(out / video, comparison.frames(), pictures.FPS, crf=20, preset="slow")
             entry["video"] = video
+        except WriteError:
+            raise
         except UserError as error:
             entry["problem"] = str(error)
         entries.append(entry)

@@ -26,6 +26,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from ...atomic import write_text
+
 try:
     import fcntl
 except ImportError:  # Windows: no protection against two processes in one folder
@@ -96,13 +98,7 @@ class RunBusyError(RuntimeError):
 
 def write_json(path: Path, content: Any) -> None:
     """Write JSON under a temporary name, sync, rename: readers see the old file or the new one."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        json.dump(content, file, indent=1)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    write_text(path, json.dumps(content, indent=1) + "\n", sync=True)
 
 
 def read_state(folder: str | Path) -> RunState | None:

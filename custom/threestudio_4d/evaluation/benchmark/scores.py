@@ -17,6 +17,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
+from ...atomic import write_bytes
 from ...errors import UserError
 from ..evaluate import evaluate_folders
 from ..folders import TRIAL_FRAMES, Pair, pair_folders
@@ -131,7 +132,7 @@ def _mirror(source: Path, target: Path) -> None:
         picture = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
         if picture is None:
             raise UserError(f"{path} cannot be read as a picture")
-        cv2.imwrite(str(made), np.ascontiguousarray(picture[:, ::-1]))
+        write_bytes(made, cv2.imencode(".png", np.ascontiguousarray(picture[:, ::-1]))[1].tobytes())
 
 
 def is_behind(view: str) -> bool:
