@@ -18,7 +18,8 @@ __version__ = "0.2.3"
 
 __modules__: dict[str, type] = {}
 
-#: registry name -> module that registers it when imported
+#: registry name -> module that registers it when imported; some are upstream's names for parts of the extension
+#: threestudio_4d, which only these modules import
 _BUILTINS: dict[str, str] = {
     "random-camera-datamodule": "threestudio.data.uncond",
     "implicit-volume": "threestudio.models.geometry.implicit_volume",
@@ -29,16 +30,25 @@ _BUILTINS: dict[str, str] = {
     "neural-environment-map-background": "threestudio.models.background.neural_environment_map_background",
     "mesh-exporter": "threestudio.models.exporters.mesh_exporter",
     "dummy-exporter": "threestudio.models.exporters.base",
+    "single-image-datamodule": "threestudio.data.image",
+    "implicit-sdf": "threestudio.models.geometry.implicit_sdf",
+    "nerf-volume-renderer": "threestudio.models.renderers.nerf_volume_renderer",
+    "stable-diffusion-guidance": "threestudio.models.guidance.stable_diffusion_guidance",
+    "stable-diffusion-vsd-guidance": "threestudio.models.guidance.stable_diffusion_vsd_guidance",
+    "zero123-guidance": "threestudio.models.guidance.zero123_guidance",
+    "stable-zero123-guidance": "threestudio.models.guidance.stable_zero123_guidance",
+    "stable-diffusion-prompt-processor": "threestudio.models.prompt_processors.stable_diffusion_prompt_processor",
+    "dummy-prompt-processor": "threestudio.models.prompt_processors.dummy_prompt_processor",
+    "perceptual-loss": "threestudio.utils.perceptual.perceptual",
+    "dreamfusion-system": "threestudio.systems.dreamfusion",
 }
 
 #: names that upstream registers and this host leaves out; a lookup says so instead of guessing
 _UPSTREAM_ONLY = frozenset(
     [
         "eff-random-camera-datamodule",
-        "single-image-datamodule",
         "multiview-camera-datamodule",
         "co3d-datamodule",
-        "implicit-sdf",
         "volume-grid",
         "tetrahedra-sdf-grid",
         "custom-mesh",
@@ -46,25 +56,17 @@ _UPSTREAM_ONLY = frozenset(
         "neural-radiance-material",
         "hybrid-rgb-latent-material",
         "sd-latent-adapter-material",
-        "nerf-volume-renderer",
         "neus-volume-renderer",
         "nvdiff-rasterizer",
         "patch-renderer",
         "gan-volume-renderer",
-        "stable-diffusion-guidance",
-        "stable-diffusion-vsd-guidance",
         "stable-diffusion-sdi-guidance",
         "stable-diffusion-unified-guidance",
         "stable-diffusion-controlnet-guidance",
         "stable-diffusion-instructpix2pix-guidance",
         "deep-floyd-guidance",
-        "zero123-guidance",
-        "stable-zero123-guidance",
         "zero123-unified-guidance",
-        "stable-diffusion-prompt-processor",
         "deep-floyd-prompt-processor",
-        "perceptual-loss",
-        "dreamfusion-system",
         "magic3d-system",
         "fantasia3d-system",
         "latentnerf-system",
@@ -140,10 +142,19 @@ def available() -> list[str]:
 
 def _find_one(name: str) -> type:
     if name not in __modules__ and name in _BUILTINS:
-        importlib.import_module(_BUILTINS[name])
+        _import_builtin(name)
     if name in __modules__:
         return __modules__[name]
     raise UnknownModuleError(_unknown_name_message(name))
+
+
+def _import_builtin(name: str) -> None:
+    try:
+        importlib.import_module(_BUILTINS[name])
+    except ModuleNotFoundError as error:
+        if error.name != "threestudio_4d":
+            raise
+        raise UnknownModuleError(f"'{name}' is a part of the extension threestudio_4d, which is not there.") from error
 
 
 def _unknown_name_message(name: str) -> str:

@@ -2,18 +2,23 @@ import pytest
 import torch
 
 from threestudio.models.networks import ProgressiveBandFrequency, get_encoding, get_mlp
-from threestudio.utils.errors import UserError
 from threestudio.utils.loss import tv_loss
 from threestudio.utils.ops import (
     SpecifyGradient,
     binary_cross_entropy,
     chunk_batch,
+    convert_pose,
     cross,
     dot,
     get_activation,
+    get_fov_gaussian,
+    get_full_projection_matrix,
+    get_projection_matrix_gaussian,
     perpendicular_component,
     reflect,
     scale_tensor,
+    shifted_cosine_decay,
+    shifted_expotional_decay,
     trunc_exp,
     validate_empty_rays,
 )
@@ -91,8 +96,15 @@ def test_networks(otype):
             assert network(torch.rand(4, 5)).dtype == torch.float32
 
 
-def test_what_needs_tinycudann_says_so():
-    with pytest.raises(UserError, match="encoding otype 'HashGrid' needs tinycudann"):
-        get_encoding(3, {"otype": "HashGrid"})
-    with pytest.raises(UserError, match="network otype 'FullyFusedMLP' needs tinycudann"):
-        get_mlp(3, 3, {"otype": "FullyFusedMLP"})
+def test_helpers_of_gaussian_rasterisers():
+    projection = get_projection_matrix_gaussian(0.1, 100.0, 0.8, 0.6)
+    assert get_fov_gaussian(projection) == pytest.approx((0.8, 0.6))
+    a, b = torch.rand(4, 4), torch.rand(4, 4)
+    assert torch.allclose(get_full_projection_matrix(a, b), a @ b)
+    assert torch.equal(convert_pose(convert_pose(a)), a) and torch.equal(convert_pose(a)[:, 2], -a[:, 2])
+
+
+def test_decays():
+    r = torch.tensor([0.0, 1.0])
+    assert shifted_expotional_decay(2.0, 1.0, 0.5, r).tolist() == pytest.approx([2.5, 0.5 + 2 * 0.36788], abs=1e-4)
+    assert shifted_cosine_decay(2.0, torch.pi, 0.0, r).tolist() == pytest.approx([4.0, 0.0], abs=1e-5)

@@ -85,7 +85,7 @@ def test_message_of_an_unknown_name():
 
 def test_names_of_upstream_only_modules_are_explained():
     with pytest.raises(KeyError, match="Upstream threestudio has it"):
-        threestudio.find("nerf-volume-renderer")
+        threestudio.find("neus-volume-renderer")
 
 
 def test_every_built_in_name_leads_to_a_class():

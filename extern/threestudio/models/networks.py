@@ -1,17 +1,19 @@
-"""Encodings and multilayer perceptrons in plain PyTorch; what upstream runs on tinycudann is refused with an
-explanation.
-"""
+"""Encodings and multilayer perceptrons by name: tinycudann's run on it where it is installed, else in PyTorch."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from threestudio.models.encodings import ProgressiveBandHashGrid, TCNNEncoding, TCNNEncodingSpatialTime
 from threestudio.utils.base import Updateable
-from threestudio.utils.config import parse_structured
+from threestudio.utils.config import config_to_primitive, parse_structured
 from threestudio.utils.errors import UserError
+from threestudio.utils.misc import get_device, tinycudann
 from threestudio.utils.ops import get_activation
 from threestudio.utils.values import Count, Number, Text, Whole
 
@@ -20,7 +22,11 @@ __all__ = [
     "NetworkConfig",
     "NetworkWithInputEncoding",
     "ProgressiveBandFrequency",
+    "ProgressiveBandHashGrid",
     "SphereInitVanillaMLP",
+    "TCNNEncoding",
+    "TCNNEncodingSpatialTime",
+    "TCNNNetwork",
     "VanillaMLP",
     "create_network_with_input_encoding",
     "get_encoding",
@@ -28,17 +34,31 @@ __all__ = [
 ]
 
 
+_TINYCUDANN_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "leakyrelu": F.leaky_relu,
+    "exponential": torch.exp,
+    "sine": torch.sin,
+    "squareplus": lambda x: (x + torch.sqrt(x * x + 4)) / 2,
+}
+
+
+def network_activation(name: str | None) -> Callable[[Tensor], Tensor]:
+    """Activation by tiny-cuda-nn's name, or by one that ``get_activation`` knows."""
+    return _TINYCUDANN_ACTIVATIONS.get(str(name).lower()) or get_activation(name)
+
+
 @dataclass
 class NetworkConfig:
     """The section of a network; what ``otype`` has no use for stays without effect, as in tinycudann."""
 
     otype: Text = "VanillaMLP"
-    activation: Annotated[str | None, get_activation] = "ReLU"
-    output_activation: Annotated[str | None, get_activation] = None
+    activation: Annotated[str | None, network_activation] = "ReLU"
+    output_activation: Annotated[str | None, network_activation] = None
     n_neurons: Count = 64
     n_hidden_layers: Whole = 1
     sphere_init: bool = False
     sphere_init_radius: Number | None = None
+    inside_out: bool = False
     weight_norm: bool = False
 
 
@@ -105,7 +125,7 @@ class VanillaMLP(nn.Module):
             layers += [self.make_linear(n_neurons, n_neurons, False, False, config), self.make_activation()]
         layers += [self.make_linear(n_neurons, dim_out, False, True, config)]
         self.layers = nn.Sequential(*layers)
-        self.output_activation = get_activation(config.get("output_activation", None))
+        self.output_activation = network_activation(config.get("output_activation", None))
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
@@ -121,15 +141,16 @@ class VanillaMLP(nn.Module):
 class SphereInitVanillaMLP(VanillaMLP):
     """An MLP whose output starts as the signed distance to a sphere (Atzmon and Lipman, SAL): weight norm, softplus.
 
-    Config: as ``VanillaMLP`` plus ``sphere_init_radius``. The first three inputs are the position.
+    Config: as ``VanillaMLP`` plus ``sphere_init_radius`` and ``inside_out``. The first three inputs are the position.
     """
 
     def make_linear(self, dim_in: int, dim_out: int, is_first: bool, is_last: bool, config: Any) -> nn.Module:
         layer = nn.Linear(dim_in, dim_out, bias=True)
         nn.init.zeros_(layer.bias)
         if is_last:
-            nn.init.constant_(layer.bias, -config["sphere_init_radius"])
-            nn.init.normal_(layer.weight, mean=math.sqrt(math.pi) / math.sqrt(dim_in), std=0.0001)
+            sign = -1 if config.get("inside_out", False) else 1
+            nn.init.constant_(layer.bias, -sign * config["sphere_init_radius"])
+            nn.init.normal_(layer.weight, mean=sign * math.sqrt(math.pi) / math.sqrt(dim_in), std=0.0001)
         else:
             nn.init.normal_(layer.weight, 0.0, math.sqrt(2) / math.sqrt(dim_out))
             if is_first:
@@ -151,18 +172,60 @@ class NetworkWithInputEncoding(nn.Module, Updateable):
         return self.network(self.encoding(x))
 
 
+class TorchNetwork(nn.Module):
+    """tiny-cuda-nn's FullyFusedMLP and CutlassMLP in PyTorch: linear layers without bias, [..., n_in] -> [..., n_out].
+
+    Config: ``n_neurons``, ``n_hidden_layers``, ``activation``, ``output_activation``.
+    """
+
+    def __init__(self, dim_in: int, dim_out: int, config: dict[str, Any]) -> None:
+        super().__init__()
+        widths = [dim_in] + [config["n_neurons"]] * config["n_hidden_layers"] + [dim_out]
+        self.layers = nn.ModuleList(
+            nn.Linear(a, b, bias=False) for a, b in zip(widths[:-1], widths[1:], strict=True)
+        )
+        self.activation = network_activation(config["activation"])
+        self.output_activation = network_activation(config["output_activation"])
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers[:-1]:
+            x = self.activation(layer(x))
+        return self.output_activation(self.layers[-1](x))
+
+
+class TCNNNetwork(nn.Module):
+    """A network by tiny-cuda-nn's name, with results in single precision. [N, dim_in] -> [N, dim_out]."""
+
+    def __init__(self, dim_in: int, dim_out: int, config: dict[str, Any]) -> None:
+        super().__init__()
+        tcnn = tinycudann()
+        if tcnn is not None:
+            with torch.cuda.device(get_device()):
+                self.network = tcnn.Network(dim_in, dim_out, config)
+        elif config["otype"] in ("FullyFusedMLP", "CutlassMLP"):
+            self.network = TorchNetwork(dim_in, dim_out, config)
+        else:
+            raise UserError(
+                f"The network otype '{config['otype']}' needs tinycudann and a GPU. Without them there are VanillaMLP, "
+                "SphereInitVanillaMLP, FullyFusedMLP, CutlassMLP."
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(x).float()
+
+
 def get_encoding(n_input_dims: int, config: Any) -> nn.Module:
     """A ``CompositeEncoding`` with ``n_output_dims``; ``config.otype`` names what is inside (as ``.encoding``).
 
     Raises:
-        UserError: an ``otype`` that needs tinycudann, which this host does without.
+        UserError: an ``otype`` that needs tinycudann, where that is not installed.
     """
-    if config["otype"] != "ProgressiveBandFrequency":
-        raise UserError(
-            f"The encoding otype '{config['otype']}' needs tinycudann, which this host does not use. "
-            "Use 'ProgressiveBandFrequency', or run the config from an upstream threestudio checkout."
-        )
-    encoding = ProgressiveBandFrequency(n_input_dims, config)
+    kinds = {
+        "ProgressiveBandFrequency": ProgressiveBandFrequency,
+        "ProgressiveBandHashGrid": ProgressiveBandHashGrid,
+        "HashGridSpatialTime": TCNNEncodingSpatialTime,
+    }
+    encoding = kinds.get(config["otype"], TCNNEncoding)(n_input_dims, _primitive(config))
     return CompositeEncoding(encoding, include_xyz=config.get("include_xyz", False))
 
 
@@ -170,16 +233,15 @@ def get_mlp(n_input_dims: int, n_output_dims: int, config: Any) -> nn.Module:
     """The network that ``config.otype`` names.
 
     Raises:
-        UserError: an ``otype`` that needs tinycudann, which this host does without.
+        UserError: an ``otype`` that needs tinycudann, where that is not installed.
     """
     config = parse_structured(NetworkConfig, config)
     kinds = {"VanillaMLP": VanillaMLP, "SphereInitVanillaMLP": SphereInitVanillaMLP}
-    if config["otype"] not in kinds:
-        raise UserError(
-            f"The network otype '{config['otype']}' needs tinycudann, which this host does not use. "
-            f"Use one of {', '.join(kinds)}, or run the config from an upstream threestudio checkout."
-        )
-    return kinds[config["otype"]](n_input_dims, n_output_dims, config)
+    return kinds.get(config["otype"], TCNNNetwork)(n_input_dims, n_output_dims, _primitive(config))
+
+
+def _primitive(config: Any) -> dict[str, Any]:
+    return dict(config) if isinstance(config, dict) else config_to_primitive(config)
 
 
 def create_network_with_input_encoding(

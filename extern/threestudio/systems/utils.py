@@ -18,6 +18,7 @@ __all__ = [
     "check_optimizer",
     "check_scheduler",
     "get_parameters",
+    "get_scheduler",
     "parse_optimizer",
     "parse_scheduler",
     "parse_scheduler_to_instance",
@@ -99,6 +100,11 @@ def check_scheduler(section: str, config: Mapping[str, Any]) -> None:
     construct(section, parse_scheduler_to_instance, config, optimizer)
 
 
+def get_scheduler(name: str) -> type:
+    """The class in ``torch.optim.lr_scheduler`` of this name."""
+    return _lookup(lr_scheduler, name, "scheduler.name", lr_scheduler.LRScheduler)
+
+
 def parse_scheduler(config: Any, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """``{"scheduler", "interval"}`` for Lightning. ``SequentialLR`` (with ``milestones``) and
     ``ChainedScheduler`` nest under ``schedulers``.
@@ -119,8 +125,7 @@ def parse_scheduler_to_instance(config: Any, optimizer: torch.optim.Optimizer) -
         return lr_scheduler.ChainedScheduler(
             [parse_scheduler_to_instance(part, optimizer) for part in config.schedulers]
         )
-    factory = _lookup(lr_scheduler, name, "scheduler.name", lr_scheduler.LRScheduler)
-    return factory(optimizer, **_primitive(config.get("args"), "scheduler.args"))
+    return get_scheduler(name)(optimizer, **_primitive(config.get("args"), "scheduler.args"))
 
 
 def _primitive(node: Any, key: str) -> dict[str, Any]:

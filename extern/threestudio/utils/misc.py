@@ -1,8 +1,12 @@
 """Small helpers: schedules, devices and ranks, reading weights, cleaning up."""
 
 import gc
+import importlib.util
+import logging
 import os
 from collections.abc import Iterable, Sequence
+from functools import cache
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -25,7 +29,10 @@ __all__ = [
     "load_module_weights",
     "parse_version",
     "set_device",
+    "tinycudann",
 ]
+
+logger = logging.getLogger(__name__)
 
 _device: torch.device | None = None
 
@@ -59,6 +66,23 @@ def get_device() -> torch.device:
     local = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID"))
     index = int(local) if local is not None else get_rank()
     return torch.device("cuda", index % max(torch.cuda.device_count(), 1))
+
+
+def tinycudann() -> ModuleType | None:
+    """The package tinycudann, or None on the CPU and where it is not installed: PyTorch then does its work."""
+    return _import_tinycudann() if get_device().type == "cuda" else None
+
+
+@cache
+def _import_tinycudann() -> ModuleType | None:
+    if importlib.util.find_spec("tinycudann") is None:
+        return None
+    try:
+        import tinycudann as tcnn
+    except (ImportError, OSError) as error:  # it raises OSError when it was built for another card
+        logger.warning("tinycudann does not load (%s): encodings and networks run in PyTorch", error)
+        return None
+    return tcnn
 
 
 def C(value: Any, epoch: int, global_step: int, interpolation: str = "linear") -> Any:

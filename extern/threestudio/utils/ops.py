@@ -14,14 +14,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from threestudio.utils.errors import UserError
+
 __all__ = [
     "SpecifyGradient",
     "binary_cross_entropy",
     "chunk_batch",
+    "convert_pose",
     "cross",
     "dot",
     "get_activation",
     "get_cam_info_gaussian",
+    "get_fov_gaussian",
+    "get_full_projection_matrix",
     "get_mvp_matrix",
     "get_projection_matrix",
     "get_projection_matrix_gaussian",
@@ -30,6 +35,8 @@ __all__ = [
     "perpendicular_component",
     "reflect",
     "scale_tensor",
+    "shifted_cosine_decay",
+    "shifted_expotional_decay",
     "trunc_exp",
     "validate_empty_rays",
 ]
@@ -125,7 +132,7 @@ def get_activation(name: str | None) -> Callable[[Tensor], Tensor]:
     function = getattr(F, key, None)
     if function is None:
         names = ", ".join(["none", *_ACTIVATIONS])
-        raise ValueError(f"Unknown activation function: {name!r}. Known: {names}, or any of torch.nn.functional.")
+        raise UserError(f"Unknown activation function: {name!r}. Known: {names}, or any of torch.nn.functional.")
     return function
 
 
@@ -247,6 +254,21 @@ def get_mvp_matrix(c2w: Tensor, proj_mtx: Tensor) -> Tensor:
     return proj_mtx @ _inverse_rigid(c2w)
 
 
+def get_full_projection_matrix(c2w: Tensor, proj_mtx: Tensor) -> Tensor:
+    """The product of a view matrix and a projection for row vectors, [4, 4] each (as Gaussian rasterisers want it)."""
+    return c2w @ proj_mtx
+
+
+def convert_pose(C2W: Tensor) -> Tensor:
+    """Camera-to-world matrices [..., 4, 4] between OpenGL's axes (y up, looking along -z) and OpenCV's."""
+    return C2W * C2W.new_tensor([1.0, -1.0, -1.0, 1.0])
+
+
+def get_fov_gaussian(P: Tensor) -> tuple[float, float]:
+    """Horizontal and vertical field of view in radians of a projection [4, 4]."""
+    return 2 * math.atan(1 / float(P[0, 0])), 2 * math.atan(1 / float(P[1, 1]))
+
+
 def _inverse_rigid(c2w: Tensor) -> Tensor:
     """Inverse of rigid transforms [..., 4, 4]."""
     rotation = c2w[..., :3, :3].transpose(-1, -2)
@@ -279,10 +301,19 @@ def get_cam_info_gaussian(
         c2w: [4, 4] in OpenGL axes. Results are on its device.
         fovx, fovy: radians.
     """
-    flip = torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=c2w.dtype, device=c2w.device)
-    world_view = torch.inverse(c2w * flip).transpose(0, 1).contiguous()
+    world_view = torch.inverse(convert_pose(c2w)).transpose(0, 1).contiguous()
     projection = get_projection_matrix_gaussian(znear, zfar, fovx, fovy, device=c2w.device).transpose(0, 1)
     return world_view, world_view @ projection.to(world_view.dtype), c2w[:3, 3].clone()
+
+
+def shifted_expotional_decay(a: Any, b: Any, c: Any, r: Tensor) -> Tensor:
+    """``a exp(-b r) + c``, the form of Perp-Neg's weights. (Upstream's spelling.)"""
+    return a * torch.exp(-b * r) + c
+
+
+def shifted_cosine_decay(a: Any, b: Any, c: Any, r: Tensor) -> Tensor:
+    """``a cos(b r + c) + a``."""
+    return a * torch.cos(b * r + c) + a
 
 
 def binary_cross_entropy(input: Tensor, target: Tensor) -> Tensor:

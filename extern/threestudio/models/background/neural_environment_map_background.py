@@ -26,9 +26,7 @@ class NeuralEnvironmentMapBackground(BaseBackground):
     class Config(BaseBackground.Config):
         n_output_dims: Count = 3
         color_activation: Annotated[str, get_activation] = "sigmoid"
-        dir_encoding_config: dict = field(
-            default_factory=lambda: {"otype": "ProgressiveBandFrequency", "n_frequencies": 3}
-        )
+        dir_encoding_config: dict = field(default_factory=lambda: {"otype": "SphericalHarmonics", "degree": 3})
         mlp_network_config: Annotated[dict, NetworkConfig] = field(
             default_factory=lambda: {"otype": "VanillaMLP", "activation": "ReLU", "n_neurons": 16, "n_hidden_layers": 2}
         )

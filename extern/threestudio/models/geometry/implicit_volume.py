@@ -10,6 +10,7 @@ from torch import Tensor
 
 from threestudio import register
 from threestudio.models.geometry.base import BaseImplicitGeometry, contract_to_unisphere
+from threestudio.models.geometry.gradients import finite_differences
 from threestudio.models.networks import NetworkConfig, get_encoding, get_mlp
 from threestudio.utils.errors import UserError
 from threestudio.utils.ops import get_activation
@@ -33,7 +34,14 @@ class ImplicitVolume(BaseImplicitGeometry):
         density_blob_scale: Number = 10.0
         density_blob_std: Positive = 0.5
         pos_encoding_config: dict = field(
-            default_factory=lambda: {"otype": "ProgressiveBandFrequency", "n_frequencies": 6, "include_xyz": True}
+            default_factory=lambda: {
+                "otype": "HashGrid",
+                "n_levels": 16,
+                "n_features_per_level": 2,
+                "log2_hashmap_size": 19,
+                "base_resolution": 16,
+                "per_level_scale": 1.447269237440378,
+            }
         )
         mlp_network_config: Annotated[dict, NetworkConfig] = field(
             default_factory=lambda: {"otype": "VanillaMLP", "activation": "ReLU", "n_neurons": 64, "n_hidden_layers": 1}
@@ -98,14 +106,9 @@ class ImplicitVolume(BaseImplicitGeometry):
             return -F.normalize(gradient, dim=-1)
         if kind == "pred":
             return F.normalize(self.normal_network(encoded).view(*points.shape[:-1], 3), dim=-1)
-        offsets = eps * torch.eye(3, device=points.device, dtype=points.dtype)
-        if kind == "finite_difference":
-            near = self.forward_density((points[..., None, :] + offsets).clamp(-radius, radius))[..., 0]
-            return -F.normalize((near - density) / eps, dim=-1)
-        if kind == "finite_difference_laplacian":
-            both = torch.stack([points[..., None, :] + offsets, points[..., None, :] - offsets], dim=-3)
-            near = self.forward_density(both.clamp(-radius, radius))[..., 0]
-            return -F.normalize(0.5 * (near[..., 0, :] - near[..., 1, :]) / eps, dim=-1)
+        if kind in ("finite_difference", "finite_difference_laplacian"):
+            central = kind == "finite_difference_laplacian"
+            return -F.normalize(finite_differences(self.forward_density, points, density, eps, radius, central), dim=-1)
         raise UserError(
             "normal_type is 'finite_difference', 'finite_difference_laplacian', 'pred' or 'analytic' when normals are "
             f"asked for, got '{kind}'."

@@ -17,6 +17,7 @@ import threestudio
 from threestudio.utils.base import BaseObject
 from threestudio.utils.errors import UserError
 from threestudio.utils.misc import barrier
+from threestudio.utils.ops import shifted_expotional_decay
 from threestudio.utils.values import Text
 
 __all__ = ["DirectionConfig", "PromptProcessor", "PromptProcessorOutput", "hash_prompt", "shift_azimuth_deg"]
@@ -43,11 +44,6 @@ class DirectionConfig:
     prompt: Callable[[str], str]
     negative_prompt: Callable[[str], str]
     condition: Callable[[Tensor, Tensor, Tensor], Tensor]
-
-
-def _shifted_exponential(x: Tensor, a: float, b: float, c: float) -> Tensor:
-    """``a exp(-b x) + c``, the form of the perpendicular weights of Perp-Neg (Armandpour et al.)."""
-    return a * torch.exp(-b * x) + c
 
 
 @dataclass
@@ -113,16 +109,16 @@ class PromptProcessorOutput:
                 positives.append(r * front + (1 - r) * side)
                 negatives += [front, side]
                 weights += [
-                    -float(_shifted_exponential(r, *self.perp_neg_f_fs)),
-                    -float(_shifted_exponential(1 - r, *self.perp_neg_f_sf)),
+                    -float(shifted_expotional_decay(*self.perp_neg_f_fs, r)),
+                    -float(shifted_expotional_decay(*self.perp_neg_f_sf, 1 - r)),
                 ]
             else:
                 r = torch.tensor(2.0 - angle / 90)
                 positives.append(r * side + (1 - r) * back)
                 negatives += [side, front]
                 weights += [
-                    -float(_shifted_exponential(r, *self.perp_neg_f_sb)),
-                    -float(_shifted_exponential(r, *self.perp_neg_f_fsb)),
+                    -float(shifted_expotional_decay(*self.perp_neg_f_sb, r)),
+                    -float(shifted_expotional_decay(*self.perp_neg_f_fsb, r)),
                 ]
         uncond = self.uncond_text_embeddings_vd[index.to(self.uncond_text_embeddings_vd.device)]
         embeddings = torch.cat([torch.stack(positives), uncond, torch.stack(negatives)], dim=0)
@@ -158,6 +154,10 @@ class PromptProcessor(BaseObject):
         perp_neg_f_fsb: tuple[float, float, float] = (1, 0.5, +0.967)
         perp_neg_f_fs: tuple[float, float, float] = (4, 0.5, -2.426)
         perp_neg_f_sf: tuple[float, float, float] = (4, 0.5, -2.426)
+        # upstream's debiasing of prompts with BERT, which this host leaves out
+        use_prompt_debiasing: bool = False
+        pretrained_model_name_or_path_prompt_debiasing: str = "bert-base-uncased"
+        prompt_debiasing_mask_ids: list[int] | None = None
 
     cfg: Config
 
@@ -169,6 +169,8 @@ class PromptProcessor(BaseObject):
         self._cache_dir = ".threestudio_cache/text_embeddings"
         self.directions = self._make_directions()
         self.direction2idx = {d.name: i for i, d in enumerate(self.directions)}
+        if self.cfg.use_prompt_debiasing:
+            raise UserError("prompt_processor.use_prompt_debiasing: this host has none; upstream threestudio has it.")
         self.prompt = self.preprocess_prompt(self.cfg.prompt)
         self.negative_prompt = self.cfg.negative_prompt
         self.prompts_vd = [self._direction_prompt(d) for d in self.directions]
