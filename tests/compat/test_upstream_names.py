@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from omegaconf import OmegaConf
 from PIL import Image
 from tiny_sd import tiny_sd
 from tiny_zero123 import tiny_zero123
@@ -18,7 +19,7 @@ import threestudio
 from threestudio.models.background.base import BaseBackground
 from threestudio.models.estimators import ImportanceEstimator, sample_edges
 from threestudio.models.geometry.base import BaseImplicitGeometry
-from threestudio.utils.config import load_config
+from threestudio.utils.config import load_config, parse_structured
 from threestudio.utils.custom_modules import load_custom_modules
 from threestudio.utils.errors import UserError
 from threestudio.utils.misc import set_device
@@ -295,6 +296,35 @@ def test_a_signed_distance_is_fitted_to_a_shape(monkeypatch):
     assert sdf.forward_sdf(inside) < 0 < sdf.forward_sdf(outside)
     with pytest.raises(UserError, match="shape_init is 'sphere'"):
         threestudio.find("implicit-sdf")({**cfg, "shape_init": "mesh:ball.obj"}).initialize_shape()
+
+
+def test_the_blob_is_annealed():
+    anneal = {"min_anneal_step": 10, "max_anneal_step": 20, "start_val": 0.5, "end_val": 0.3}
+    volume = threestudio.find("implicit-volume")(
+        {"pos_encoding_config": SMALL_GRID, "anneal_density_blob_std_config": anneal}
+    )
+    seen = []
+    for step in (0, 10, 15, 20, 30):
+        volume.update_step(0, step)
+        seen.append(volume.density_blob_std)
+    assert seen == pytest.approx([0.5, 0.5, 0.4, 0.3, 0.3])
+
+
+@dataclass
+class Base:
+    radius: float = 1.0
+
+
+@dataclass
+class Holder:
+    """As threestudio-stable-nerf-renderer has it: the key holds what a subclass of the annotation knows."""
+
+    part: Base | None = None
+
+
+def test_a_key_typed_by_a_base_class_holds_the_keys_of_another_class():
+    cfg = parse_structured(Holder, OmegaConf.create({"part": {"radius": 2.0, "num_samples_per_ray": 512}}))
+    assert cfg.part.num_samples_per_ray == 512
 
 
 # Guidance and prompts -------------------------------------------------------------------------------------------------

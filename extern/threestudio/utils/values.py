@@ -163,10 +163,15 @@ def is_text(hint: Any) -> bool:
 
 
 def section_of(hint: Any) -> type | None:
-    """The dataclass that describes the keys of a section."""
-    if dataclasses.is_dataclass(hint):
-        return hint
-    return next((s for s in map(section_of, typing.get_args(hint)) if s is not None), None)
+    """The dataclass that describes the keys of a section, ``Annotated[dict, Section]``.
+
+    A key whose own type is a dataclass has none: upstream lets it hold the keys of a subclass.
+    """
+    arguments = typing.get_args(hint)
+    if typing.get_origin(hint) is Annotated:
+        stated = next((mark for mark in arguments[1:] if dataclasses.is_dataclass(mark)), None)
+        return stated or section_of(arguments[0])
+    return next((s for s in map(section_of, arguments) if s is not None), None)
 
 
 def _items_of(hint: Any) -> Any:

@@ -14,9 +14,19 @@ from threestudio.models.geometry.gradients import finite_differences
 from threestudio.models.networks import NetworkConfig, get_encoding, get_mlp
 from threestudio.utils.errors import UserError
 from threestudio.utils.ops import get_activation
-from threestudio.utils.values import Count, Number, Positive
+from threestudio.utils.values import Count, Number, Positive, Whole
 
 __all__ = ["ImplicitVolume"]
+
+
+@dataclass
+class BlobAnnealing:
+    """From ``start_val`` at ``min_anneal_step`` to ``end_val`` at ``max_anneal_step``, constant before and after."""
+
+    min_anneal_step: Whole
+    max_anneal_step: Count
+    start_val: Positive
+    end_val: Positive
 
 
 @register("implicit-volume")
@@ -50,6 +60,8 @@ class ImplicitVolume(BaseImplicitGeometry):
             str | None, Literal["finite_difference", "finite_difference_laplacian", "pred", "analytic"] | None
         ] = "finite_difference"
         finite_difference_normal_eps: Positive = 0.01
+        #: the blob shrinks or grows from start_val to end_val between min_anneal_step and max_anneal_step (4D-fy)
+        anneal_density_blob_std_config: Annotated[dict | None, BlobAnnealing] = None
         isosurface_threshold: Annotated[float | str, Number | Literal["auto"]] = 25.0
 
     cfg: Config
@@ -58,6 +70,7 @@ class ImplicitVolume(BaseImplicitGeometry):
         super().configure()
         self.encoding = get_encoding(self.cfg.n_input_dims, self.cfg.pos_encoding_config)
         n_encoded = self.encoding.n_output_dims
+        self.density_blob_std = self.cfg.density_blob_std
         self.density_network = get_mlp(n_encoded, 1, self.cfg.mlp_network_config)
         if self.cfg.n_feature_dims > 0:
             self.feature_network = get_mlp(n_encoded, self.cfg.n_feature_dims, self.cfg.mlp_network_config)
@@ -69,7 +82,7 @@ class ImplicitVolume(BaseImplicitGeometry):
         bias: Any = self.cfg.density_bias
         if isinstance(bias, str):
             distance = points.square().sum(dim=-1, keepdim=True)
-            scale, std = self.cfg.density_blob_scale, self.cfg.density_blob_std
+            scale, std = self.cfg.density_blob_scale, self.density_blob_std
             if bias == "blob_dreamfusion":
                 bias = scale * torch.exp(-0.5 * distance / std**2)
             elif bias == "blob_magic3d":
@@ -113,6 +126,13 @@ class ImplicitVolume(BaseImplicitGeometry):
             "normal_type is 'finite_difference', 'finite_difference_laplacian', 'pred' or 'analytic' when normals are "
             f"asked for, got '{kind}'."
         )
+
+    def update_step(self, epoch: int, global_step: int, on_load_weights: bool = False) -> None:
+        anneal = self.cfg.anneal_density_blob_std_config
+        if anneal is not None and global_step >= anneal.min_anneal_step:
+            length = anneal.max_anneal_step - anneal.min_anneal_step
+            share = min((global_step - anneal.min_anneal_step) / length, 1.0)
+            self.density_blob_std = anneal.start_val + share * (anneal.end_val - anneal.start_val)
 
     def forward_density(self, points: Tensor) -> Tensor:
         density = self.density_network(self._encode(points)).reshape(*points.shape[:-1], 1)
