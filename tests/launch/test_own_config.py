@@ -6,9 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest_launch import call, make_workdir
+from conftest_launch import LAUNCHER, call, make_workdir
+from omegaconf import OmegaConf
+
+from threestudio.launching.own_config import changes_since, read_own_config, read_yaml
+from threestudio.utils.config import load_config
+from threestudio.utils.errors import ConfigError
 
 OWN = Path("outputs/tiny/mine")
+CONFIGS = sorted(Path(LAUNCHER).parent.joinpath("configs").glob("*.yaml"))
 #: what stood on the command line when the run was started, and not in the config file
 GIVEN = ("tag=mine", "data.n_test_views=5", "system.n_values=6", "system.target=2.0")
 
@@ -133,3 +139,32 @@ def test_text_of_a_run_comes_back_as_it_was(workdir):
     assert again.code == 0, again.text
     config = parsed(workdir / "outputs/tiny/1.10")
     assert config["tag"] == "1.10" and config["description"] == description.replace("${", "\\${")
+
+
+@pytest.fixture(params=CONFIGS, ids=lambda path: path.stem)
+def run_of_a_shipped_config(request, tmp_path):
+    """Folder of a run that took its clip and size from the command line, and the config file that it had."""
+    overrides = ["data.image_seq_path=clips/mine", "data.height=16", "system.geometry.n_grid_dims=8"]
+    cfg = load_config(str(request.param), cli_args=overrides)
+    folder = tmp_path / "outputs/consistent4d/mine"
+    (folder / "configs").mkdir(parents=True)
+    shutil.copy(request.param, folder / "configs/raw.yaml")
+    OmegaConf.save(cfg, folder / "configs/parsed.yaml")
+    return folder, request.param
+
+
+def test_shipped_configs_do_not_contradict_runs_of_theirs(run_of_a_shipped_config):
+    folder, config = run_of_a_shipped_config
+    own = read_own_config(folder)
+    assert own.data.image_seq_path == "clips/mine" and f"{own.tag}{own.timestamp}" == "mine"
+    assert changes_since(folder, own, read_yaml(config)) == {}
+
+
+def test_shipped_configs_contradict_runs_of_other_ones(run_of_a_shipped_config):
+    folder, config = run_of_a_shipped_config
+    own = read_own_config(folder)
+    for other in CONFIGS:
+        small, large = sorted([config.stem == "consistent4d", other.stem == "consistent4d"])
+        if small != large:
+            with pytest.raises(ConfigError, match="system.geometry.grid_size: "):
+                changes_since(folder, own, read_yaml(other))

@@ -41,6 +41,11 @@ def read_yaml(path: str | Path) -> DictConfig | None:
     return config
 
 
+def readable(path: Path) -> str:
+    """An absolute path as seen from the working directory, if it is in there."""
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+
+
 def read_own_config(trial: Path) -> DictConfig | None:
     """The resolved config of the run in ``trial``, leading to that folder; ``None`` if it has kept none.
 
@@ -54,7 +59,7 @@ def read_own_config(trial: Path) -> DictConfig | None:
         own.pop(key, None)
     if f"{own.get('tag', '')}{own.get('timestamp') or ''}" != trial.name:  # renamed since, or cleaned
         own.tag, own.timestamp = trial.name, ""
-    own.name, own.exp_root_dir = trial.parent.name, os.path.relpath(trial.parent.parent)
+    own.name, own.exp_root_dir = trial.parent.name, readable(trial.parent.parent)
     return own
 
 

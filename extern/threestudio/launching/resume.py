@@ -1,6 +1,5 @@
 """From what the user says after ``resume=`` to a checkpoint file and to the run that it is of."""
 
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from threestudio.launching.own_config import read_own_config
+from threestudio.launching.own_config import read_own_config, readable
 from threestudio.utils.checkpoint_io import LAST_NAME, load_whole
 from threestudio.utils.errors import CheckpointError, ConfigError
 from threestudio.utils.folder_names import folder_name
@@ -36,7 +35,7 @@ class Resume:
         """Top-level config values that lead to ``trial`` where the run has kept no config."""
         if self.trial is None:
             return {}
-        root = os.path.relpath(self.trial.parent.parent)
+        root = readable(self.trial.parent.parent)
         return {"exp_root_dir": root, "name": self.trial.parent.name, "tag": self.trial.name, "timestamp": ""}
 
 
@@ -105,7 +104,7 @@ def _from_folder(folder: Path) -> Resume:
         if found:
             last = place / LAST_NAME
             checkpoint = last if last in found else next((file for file in found if _is_whole(file)), found[0])
-            return Resume(os.path.relpath(checkpoint), trial=trial)
+            return Resume(readable(checkpoint), trial=trial)
     raise CheckpointError(f"resume={folder}: the folder has no checkpoint (looked for ckpts/{LAST_NAME} and *.ckpt).")
 
 

@@ -105,13 +105,13 @@ class Run:
             for key, new in changes_since(resume.trial, own, given).items():
                 OmegaConf.update(base, key, new, force_add=True)
                 threestudio.info(f"{key}={new}: changed in {path} since the run began")
-            self.leave_limits(base, given)
+            self.leave_limits(base, given, OmegaConf.select(changed, "trainer.max_steps") is not None)
         if changed.get("tag", base.get("tag")) != base.get("tag") and "timestamp" not in changed:
             base.timestamp = None  # a run of another name
         text = OmegaConf.to_yaml(base)
         return load_config(text, cli_args=overrides, from_string=True, n_gpus=self.n_gpus, resume=resume.checkpoint)
 
-    def leave_limits(self, own: Any, given: Any) -> None:
+    def leave_limits(self, own: Any, given: Any, told: bool) -> None:
         """Drop limits of the run's earlier calls that would leave this one nothing to do; the command line's stay."""
         limits = own.get("trainer") or {}
         if self.mode != "train":
@@ -120,7 +120,7 @@ class Run:
                 limits.pop(key[self.mode])
             return
         before, now = limits.get("max_steps", -1), OmegaConf.select(given, "trainer.max_steps", default=-1)
-        if 0 < before <= self.resume.step and (now > self.resume.step or now < 0):
+        if not told and 0 < before <= self.resume.step and (now > self.resume.step or now < 0):
             threestudio.info(f"the run has reached its {before} steps: going on to trainer.max_steps={now} of the file")
             limits.max_steps = now
 

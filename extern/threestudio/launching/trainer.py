@@ -23,7 +23,9 @@ def trainer_settings(cfg: Any, verbose: bool) -> dict[str, Any]:
     has_gpu = torch.cuda.is_available()
     settings.setdefault("accelerator", "gpu" if has_gpu else "cpu")
     if settings["accelerator"] == "cpu":
-        threestudio.info("running on the CPU" + ("" if has_gpu else " (no GPU found)"))
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        missing = f"there is no GPU {visible}" if visible not in ("", "0", "-1") else "no GPU found"
+        threestudio.info("running on the CPU" + ("" if has_gpu else f" ({missing})"))
         if hasattr(misc, "set_device"):
             misc.set_device("cpu")
     settings.setdefault("devices", -1 if has_gpu and settings["accelerator"] != "cpu" else 1)
