@@ -37,6 +37,14 @@ def test_two_processes_do_not_share_a_folder(workdir, running, arguments):
     assert len((workdir / TRIAL / "cmd.txt").read_text().splitlines()) == 1
 
 
+def test_of_two_that_start_together_one_runs(workdir):
+    runs = [Launched(workdir, *TRAIN, "system.step_seconds=0.2") for _ in range(2)]
+    results = sorted((run.wait() for run in runs), key=lambda result: result.code)
+    assert [result.code for result in results] == [0, 2], [result.text for result in results]
+    results[1].assert_user_error("is in use by another process")
+    assert (workdir / TRIAL / "ckpts/last.ckpt").is_file() and (workdir / TRIAL / "cmd.txt").is_file()
+
+
 def test_the_lock_of_a_killed_process_is_no_obstacle(workdir, running):
     os.kill(running.pid, signal.SIGKILL)
     running.wait()

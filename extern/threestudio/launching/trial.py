@@ -47,11 +47,12 @@ class Trial:
         Raises:
             UserError: another process works there, or the folder cannot be made.
         """
-        if not self.folder.is_dir():
-            missing = [f for f in (self.folder, *self.folder.parents) if not os.path.lexists(f)]
-            self._write(lambda: self.folder.mkdir(parents=True, exist_ok=True))
-            self._made = missing[-1] if missing else None
+        if get_rank() != 0:
+            return
+        missing = [folder for folder in (self.folder, *self.folder.parents) if not os.path.lexists(folder)]
+        self._write(lambda: self.folder.mkdir(parents=True, exist_ok=True))
         self.lock()
+        self._made = missing[-1] if missing else None  # only now: another process may have been quicker
 
     def _write(self, action: Any) -> None:
         try:
