@@ -42,7 +42,7 @@ from .data.framing import bounds, cut_window, window_around  # noqa: E402
 from .data.keying import key_out, plain_background  # noqa: E402
 from .errors import UserError  # noqa: E402
 from .guidance.codec import PixelUnshuffleCodec  # noqa: E402
-from .paths import expand, shell_setting  # noqa: E402
+from .paths import expand, train_command  # noqa: E402
 from .prepare.background import choose_method, remove_background  # noqa: E402
 from .prepare.choice import MOST_FRAMES  # noqa: E402
 from .prepare.folder import check_target  # noqa: E402
@@ -387,10 +387,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"note: {note}", file=sys.stderr)
     print(f"{out}: look at {Path(out) / 'contact_sheet.png'}.")
     if clip[0].shape[2] == 4:
-        print(
-            "Train with: python launch.py --config configs/consistent4d.yaml --train "
-            f"{shell_setting('data.image_seq_path', out)} data.loop=false"
-        )
+        print(f"Train with: {train_command(out, loop=False)}")
     return 0
 
 

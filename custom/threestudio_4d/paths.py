@@ -28,9 +28,10 @@ def expand(path: str | os.PathLike[str]) -> Path:
     return Path(os.path.expanduser(path))
 
 
-def shell_setting(key: str, path: str | os.PathLike[str]) -> str:
-    """``key=path`` as it can be pasted into a shell."""
-    return shlex.quote(f"{key}={path}")
+def train_command(clip: str | os.PathLike[str], loop: bool) -> str:
+    """The command line that trains on a clip, as it can be pasted into a shell."""
+    settings = shlex.join([f"data.image_seq_path={clip}", f"data.loop={str(loop).lower()}"])
+    return f"python launch.py --config configs/consistent4d.yaml --train {settings}"
 
 
 def fetch_command(name: str) -> str:

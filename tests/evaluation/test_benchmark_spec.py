@@ -5,7 +5,7 @@ import yaml
 from bench_maker import write_data
 
 from threestudio_4d.errors import UserError
-from threestudio_4d.evaluation.benchmark.spec import Changes, make_jobs, make_spec, read_spec, setting
+from threestudio_4d.evaluation.benchmark.spec import Changes, make_jobs, make_spec, read_spec
 
 
 @pytest.fixture
@@ -56,17 +56,6 @@ def test_paths_are_found_beside_the_benchmark_file(folder, monkeypatch):
     (folder / "elsewhere").mkdir()
     monkeypatch.chdir(folder / "elsewhere")
     assert read_spec(path).data.root == folder / "data"
-
-
-@pytest.mark.parametrize(
-    "text", ["true", "1e3", "0012", "a: b", "# x", "null", "[1]", "  padded ", "ü/é ' \"", "/a/b-1.c"]
-)
-def test_settings_are_read_back_as_the_same_text(text, tmp_path, monkeypatch):
-    from threestudio.utils.config import load_config
-
-    monkeypatch.chdir(tmp_path)
-    config = load_config("name: x\ntag: t", cli_args=[setting("description", text)], from_string=True)
-    assert config.description == text
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ if __name__ == "__main__" and not __package__:  # run as a folder: put both pack
     runpy.run_module("threestudio_4d.prepare", run_name="__main__", alter_sys=True)
 
 from ..errors import UserError  # noqa: E402
-from ..paths import shell_setting  # noqa: E402
+from ..paths import train_command  # noqa: E402
 from .background import METHODS  # noqa: E402
 from .choice import DEFAULT_FRAMES, MOST_FRAMES  # noqa: E402
 from .pipeline import Prepared, prepare  # noqa: E402
@@ -152,11 +152,7 @@ def summary(result: Prepared, settings: Settings) -> str:
         f"background: {method}. Look at {result.out / 'contact_sheet.png'}."
     ]
     if result.count > 1 and method != "none":
-        loop = str(settings.loop).lower()
-        lines.append(
-            "Train with: python launch.py --config configs/consistent4d.yaml --train "
-            f"{shell_setting('data.image_seq_path', result.out)} data.loop={loop}"
-        )
+        lines.append(f"Train with: {train_command(result.out, settings.loop)}")
     return "\n".join(lines)
 
 

@@ -113,7 +113,7 @@ class ExperimentConfig:
         if self.timestamp is None:
             self.timestamp = ""
             if self.use_timestamp:
-                if int(self.n_gpus) > 1:
+                if self.n_gpus not in (0, 1):
                     from threestudio import warn
 
                     warn("Several devices start at different times: no timestamp is used, give each run its own `tag`.")
@@ -188,9 +188,8 @@ def dump_config(path: str, config: Any) -> None:
 def parse_structured(fields: Any, cfg: Any = None) -> Any:
     """Check a mapping against a dataclass and return it as a ``DictConfig`` typed by that dataclass.
 
-    Scalars are converted where nothing is lost (int to float, text to float, number to str). A value that already is an
-    OmegaConf list or mapping is taken as it is whatever the annotation says; that is how a schedule list reaches a
-    field annotated ``float``.
+    Scalars are converted where nothing is lost (int to float, text to float, number to str), then everything is checked
+    against the annotations, see ``threestudio.utils.values``.
 
     Raises:
         ConfigError: ``cfg`` is not a mapping, or has a key that the dataclass lacks (also a ``TypeError``).
@@ -215,6 +214,11 @@ def parse_structured(fields: Any, cfg: Any = None) -> Any:
     except OmegaConfBaseException as error:
         raise ConfigError(f"{prefix or _owner(fields)}: {_first_line(error)}") from error
     hints = annotations(fields)
+    containers = {key: value for key, value in values.items() if OmegaConf.is_config(value)}
+    for key, value in containers.items():  # OmegaConf takes them as they are
+        if section_of(hints[key]) is not None and OmegaConf.is_dict(value):
+            parse_structured(section_of(hints[key]), value)
+        check_value(_join(prefix, key), value, value, hints[key])
     try:
         given = {k: escape(v) if isinstance(v, str) and OmegaConf.is_config(cfg) else v for k, v in values.items()}
         result = OmegaConf.structured(fields(**given))
@@ -224,10 +228,8 @@ def parse_structured(fields: Any, cfg: Any = None) -> Any:
             raise ConfigValueError(f"{prefix or _owner(fields)}: {_first_line(error)}") from error
         message = f"{_join(prefix, key)} is {values.get(key)!r}: it must be {describe(hints[key])}."
         raise ConfigValueError(message) from error
-    for key, value in values.items():
-        if section_of(hints[key]) is not None and isinstance(value, (Mapping, DictConfig)):
-            parse_structured(section_of(hints[key]), value)
-        check_value(_join(prefix, key), value, result[key], hints[key])
+    for key in values.keys() - containers.keys():
+        check_value(_join(prefix, key), values[key], result[key], hints[key])
     _remember_path(result, prefix)
     return result
 

@@ -10,12 +10,16 @@ from omegaconf import DictConfig, OmegaConf
 
 from threestudio.utils.errors import ConfigError
 from threestudio.utils.sections import annotation_of
+from threestudio.utils.trainer_arguments import CHECKPOINT, TRAINER
 from threestudio.utils.values import fits, is_text
 
 __all__ = ["escape", "parse_overrides"]
 
 #: text wherever they are, also in sections of classes that do not say so
 PROMPT_KEYS = frozenset({"prompt", "prompt_front", "prompt_side", "prompt_back", "prompt_overhead", "negative_prompt"})
+
+_ARGUMENTS = {f"trainer.{key}": hint for key, hint in TRAINER.items()}
+_ARGUMENTS |= {f"checkpoint.{key}": hint for key, hint in CHECKPOINT.items()}
 
 
 def parse_overrides(arguments: Sequence[str], written: Mapping, fields: type) -> DictConfig:
@@ -31,7 +35,7 @@ def parse_overrides(arguments: Sequence[str], written: Mapping, fields: type) ->
     pairs = [_split(argument) for argument in arguments]
     cfg = OmegaConf.create({})
     for key, value in sorted(pairs, key=lambda pair: not pair[0].endswith("_type")):  # they say what the others are
-        hint = annotation_of(key, OmegaConf.merge(written, cfg), fields)
+        hint = _ARGUMENTS.get(key) or annotation_of(key, OmegaConf.merge(written, cfg), fields)
         may_be_null = hint is not None and fits(None, hint)
         if (hint is not None and is_text(hint)) or (hint is None and key.split(".")[-1] in PROMPT_KEYS):
             if not value and hint is not None and (may_be_null or not fits("", hint)):

@@ -169,7 +169,7 @@ def section_of(hint: Any) -> type | None:
     """
     arguments = typing.get_args(hint)
     if typing.get_origin(hint) is Annotated:
-        stated = next((mark for mark in arguments[1:] if dataclasses.is_dataclass(mark)), None)
+        stated = next((m for m in arguments[1:] if inspect.isclass(m) and dataclasses.is_dataclass(m)), None)
         return stated or section_of(arguments[0])
     return next((s for s in map(section_of, arguments) if s is not None), None)
 

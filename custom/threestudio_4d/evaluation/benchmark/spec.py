@@ -14,7 +14,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError, safe_load
+from yaml import YAMLError
 
 from ...errors import UserError
 from ...paths import expand, project_root
@@ -194,8 +194,8 @@ def make_jobs(spec: Spec, out: Path, launcher: Path, threads: int | None = None,
                     "overrides": [*spec.overrides, *config.overrides],
                 }  # fmt: skip
                 command = [sys.executable, str(launcher), "--config", str(config.path), "--train"]
-                command += [setting("exp_root_dir", str(out / "runs")), setting("name", group), setting("tag", tag)]
-                command += ["use_timestamp=false", f"seed={seed}", setting(spec.data.key, str(clip))]
+                command += [f"exp_root_dir={out / 'runs'}", f"name={group}", f"tag={tag}"]
+                command += ["use_timestamp=false", f"seed={seed}", f"{spec.data.key}={clip}"]
                 command += settings["overrides"]
                 folder = str(out / "runs" / group / tag)
                 jobs.append(
@@ -205,12 +205,6 @@ def make_jobs(spec: Spec, out: Path, launcher: Path, threads: int | None = None,
                     )
                 )  # fmt: skip
     return jobs
-
-
-def setting(key: str, text: str) -> str:
-    """``key=text`` such that the launcher reads that very text, quoted where YAML would make something else of it."""
-    plain = re.fullmatch(r"[A-Za-z/][\w/.+-]*", text) and safe_load(text) == text
-    return f"{key}={text if plain else json.dumps(text)}"
 
 
 def slug(name: str) -> str:
