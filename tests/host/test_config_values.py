@@ -69,7 +69,8 @@ def plain(hint: Any) -> set[Any]:
 
 
 KEYS = [(name, fields, key, hint) for name, fields in owners().items() for key, hint in annotations(fields).items()]
-SCALARS = [row for row in KEYS if plain(row[3]) <= {int, float, str, bool, type(None)}]
+#: n_gpus is the launcher's own
+SCALARS = [row for row in KEYS if plain(row[3]) <= {int, float, str, bool, type(None)} and row[2] != "n_gpus"]
 
 
 def read(fields: type, key: str, text: str) -> Any:

@@ -47,7 +47,7 @@ def here(tmp_path, monkeypatch):
 @pytest.mark.parametrize("key", TEXTS)
 def test_text_is_taken_as_it_stands(key):
     nullable = key in ("data.mask_path", "checkpoint.filename")
-    for text in NASTY:
+    for text in [t for t in NASTY if (key, t) != ("exp_root_dir", "null")]:  # that is refused: no folder's name
         cfg = load_config(SMALL, cli_args=[f"{key}={text}"], from_string=True)
         assert OmegaConf.select(cfg, key) == (None if nullable and text == "null" else text), text
 

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import difflib
 import os
+import shlex
 import signal
 import time
 from pathlib import Path
@@ -180,7 +181,7 @@ class Run:
         if self.mode != "train":
             return ""
         if self.trial is not None and self.trial.has_checkpoint():
-            return f": continue with resume={self.trial.folder}"
+            return f": continue with {shlex.quote(f'resume={self.trial.folder}')}"
         return ": nothing was saved yet; the same command starts anew"
 
     def clean_up(self) -> None:

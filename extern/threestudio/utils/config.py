@@ -220,8 +220,7 @@ def parse_structured(fields: Any, cfg: Any = None) -> Any:
             parse_structured(section_of(hints[key]), value)
         check_value(_join(prefix, key), value, value, hints[key])
     try:
-        given = {k: escape(v) if isinstance(v, str) and OmegaConf.is_config(cfg) else v for k, v in values.items()}
-        result = OmegaConf.structured(fields(**given))
+        result = OmegaConf.structured(_literal(fields(**values)) if OmegaConf.is_config(cfg) else fields(**values))
     except ValidationError as error:
         key = re.split(r"[.\[]", str(getattr(error, "full_key", "") or ""))[0]
         if key not in hints:
@@ -232,6 +231,15 @@ def parse_structured(fields: Any, cfg: Any = None) -> Any:
         check_value(_join(prefix, key), values[key], result[key], hints[key])
     _remember_path(result, prefix)
     return result
+
+
+def _literal(config: Any) -> Any:
+    """An instance of a dataclass whose texts OmegaConf will give back as they are, but for its defaults."""
+    defaults = {f.name: f.default for f in dataclasses.fields(config)}
+    for key, value in vars(config).items():
+        if isinstance(value, str) and value != defaults.get(key):
+            vars(config)[key] = escape(value)
+    return config
 
 
 def _check_keys(fields: Any, cfg: Any, prefix: str = "") -> None:
