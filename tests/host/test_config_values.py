@@ -19,7 +19,7 @@ from threestudio.utils.errors import UserError
 from threestudio.utils.overrides import parse_overrides
 from threestudio.utils.sections import config_class
 from threestudio.utils.trainer_arguments import CHECKPOINT, TRAINER, check_trainer
-from threestudio.utils.values import annotations, section_of
+from threestudio.utils.values import annotations, check_value, section_of
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs/consistent4d.yaml"
 #: keys where -1 has a meaning
@@ -74,8 +74,11 @@ SCALARS = [row for row in KEYS if plain(row[3]) <= {int, float, str, bool, type(
 
 
 def read(fields: type, key: str, text: str) -> Any:
-    """What the launcher makes of ``key=text`` for a section that ``fields`` describes."""
-    return parse_structured(fields, parse_overrides([f"{key}={text}"], OmegaConf.create({}), fields))
+    """What the launcher makes of ``key=text`` for a section that ``fields`` describes; what else it needs is 1."""
+    needed = [f for f in dataclasses.fields(fields) if f.default is f.default_factory is dataclasses.MISSING]
+    given = OmegaConf.create({f.name: 1 for f in needed})
+    changed = parse_overrides([f"{key}={text}"], OmegaConf.create({}), fields)
+    return parse_structured(fields, OmegaConf.merge(given, changed))
 
 
 def must_be_refused(key: str, hint: Any) -> list[str]:
@@ -117,9 +120,11 @@ def test_defaults_are_what_the_annotations_ask_for(name):
     for key in annotations(fields):
         default = next(f for f in dataclasses.fields(fields) if f.name == key)
         value = default.default if default.default_factory is dataclasses.MISSING else default.default_factory()
+        if value is dataclasses.MISSING:
+            continue
         if value != "" and key not in FREE:
-            given = OmegaConf.create({key: list(value) if isinstance(value, tuple) else value})
-            parse_structured(fields, given)
+            given = list(value) if isinstance(value, tuple) else value
+            check_value(key, given, given, annotations(fields)[key])
 
 
 def test_no_key_is_left_without_a_type():
@@ -194,6 +199,12 @@ def test_the_whole_door(override, tmp_path, monkeypatch):
         check_config(cfg, training=True)
     assert override.partition("=")[0].rpartition(".")[0].split(".")[0] in str(caught.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_key_that_must_be_given_is_named():
+    needs = OmegaConf.create({"anneal_density_blob_std_config": {"start_val": 1}})
+    with pytest.raises(UserError, match="anneal_density_blob_std_config.min_anneal_step is missing"):
+        parse_structured(config_class("implicit-volume"), needs)
 
 
 def test_one_key_of_a_network_is_enough():

@@ -6,6 +6,7 @@ fresh.
 
 import contextlib
 import os
+import shlex
 import signal
 import time
 from collections.abc import Mapping
@@ -100,7 +101,8 @@ def write_atomically(content: Mapping[str, Any], path: str | os.PathLike) -> Non
         raise CheckpointError(
             f"{reason[0].upper()}{reason[1:]}: the checkpoint '{os.path.relpath(target)}' cannot be written. Earlier "
             "checkpoints are intact. Free some space or set exp_root_dir to another disk, then continue with "
-            f"resume={os.path.relpath(target.parent.parent)}."
+            + shlex.quote(f"resume={os.path.relpath(target.parent.parent)}")
+            + "."
         ) from error
 
 

@@ -213,6 +213,9 @@ def parse_structured(fields: Any, cfg: Any = None) -> Any:
         ) from error
     except OmegaConfBaseException as error:
         raise ConfigError(f"{prefix or _owner(fields)}: {_first_line(error)}") from error
+    for key in (f.name for f in dataclasses.fields(fields) if f.init and f.name not in values):
+        if _default(fields, key) is dataclasses.MISSING:
+            raise ConfigMissingError(f"{_join(prefix, key)} is missing: {_owner(fields)} needs it.")
     hints = annotations(fields)
     containers = {key: value for key, value in values.items() if OmegaConf.is_config(value)}
     for key, value in containers.items():  # OmegaConf takes them as they are
@@ -235,11 +238,16 @@ def parse_structured(fields: Any, cfg: Any = None) -> Any:
 
 def _literal(config: Any) -> Any:
     """An instance of a dataclass whose texts OmegaConf will give back as they are, but for its defaults."""
-    defaults = {f.name: f.default for f in dataclasses.fields(config)}
     for key, value in vars(config).items():
-        if isinstance(value, str) and value != defaults.get(key):
+        if isinstance(value, str) and value != _default(config, key):
             vars(config)[key] = escape(value)
     return config
+
+
+def _default(fields: Any, key: str) -> Any:
+    """The default of a key, or what makes it; ``dataclasses.MISSING`` if it must be given."""
+    entry = next(f for f in dataclasses.fields(fields) if f.name == key)
+    return entry.default if entry.default is not dataclasses.MISSING else entry.default_factory
 
 
 def _check_keys(fields: Any, cfg: Any, prefix: str = "") -> None:

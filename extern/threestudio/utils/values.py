@@ -210,6 +210,8 @@ def _satisfies(value: Any, mark: Any) -> bool:
         return not hasattr(value, "__len__") or len(value) <= mark.max_length
     if isinstance(mark, at.Predicate):
         return value is None or bool(mark.func(value))
+    if inspect.isclass(mark) and dataclasses.is_dataclass(mark) and value is None:
+        return True  # a section that there may be none of: dict | None stands first
     if isinstance(mark, type) or typing.get_origin(mark) is not None:
         return fits(value, mark)
     return not callable(mark) or bool(mark(value))

@@ -14,7 +14,7 @@ from threestudio.models.geometry.gradients import finite_differences
 from threestudio.models.networks import NetworkConfig, get_encoding, get_mlp
 from threestudio.utils.errors import UserError
 from threestudio.utils.misc import broadcast
-from threestudio.utils.values import Count, Number, Positive, Whole
+from threestudio.utils.values import Count, Number, Positive, Text, Whole
 
 __all__ = ["ImplicitSDF"]
 
@@ -52,13 +52,13 @@ class ImplicitSDF(BaseImplicitGeometry):
         ] = "finite_difference"
         #: a number, or "progressive": the texel of the finest open level of a ProgressiveBandHashGrid (Neuralangelo)
         finite_difference_normal_eps: Annotated[float | str, Positive | Literal["progressive"]] = 0.01
-        shape_init: str | None = None
-        shape_init_params: Any = None
+        shape_init: Text | None = None
+        shape_init_params: Annotated[Any, Positive | list[Positive] | None] = None
         shape_init_mesh_up: str = "+z"
         shape_init_mesh_front: str = "+x"
         force_shape_init: bool = False
         sdf_bias: Annotated[float | str, Number | Literal["sphere", "ellipsoid"]] = 0.0
-        sdf_bias_params: Any = None
+        sdf_bias_params: Annotated[Any, Positive | list[Positive] | None] = None
         isosurface_remove_outliers: bool = False
 
     cfg: Config

@@ -67,7 +67,7 @@ class StableDiffusionGuidance(sd_guidance.StableDiffusionGuidance):
         var_red: bool = True  # of use_sjc
         token_merging: bool = False
         token_merging_params: dict | None = field(default_factory=dict)
-        max_items_eval: int = 4
+        max_items_eval: Count = 4
 
     cfg: Config
 

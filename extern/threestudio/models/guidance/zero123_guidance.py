@@ -10,7 +10,7 @@ from torch import Tensor
 
 from threestudio import register
 from threestudio.utils.errors import UserError
-from threestudio.utils.values import Positive
+from threestudio.utils.values import Count, Positive
 from threestudio_4d.data.frame_sources import read_picture
 from threestudio_4d.guidance.zero123_guidance import Zero123GuidanceT
 from threestudio_4d.values import Schedule
@@ -35,7 +35,7 @@ class Zero123Guidance(Zero123GuidanceT):
         guidance_scale: Annotated[Any, Schedule()] = 5.0
         half_precision_weights: bool = False
         min_step_percent: Annotated[Any, Schedule(0, 1)] = 0.02
-        max_items_eval: int = 4
+        max_items_eval: Count = 4
 
     cfg: Config
 
