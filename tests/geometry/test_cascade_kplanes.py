@@ -116,6 +116,14 @@ def test_normals_point_out_of_the_object(normal_type):
     assert ((normal * outward).sum(-1)[:, points.norm(dim=-1) > 0.1] > 0.98).all()
 
 
+@pytest.mark.parametrize("normal_type", ["finite_difference_laplacian", "analytic"])
+def test_normals_are_unit_vectors_in_almost_empty_space_too(normal_type):
+    geometry = CascadeKPlanes({**BASE, "normal_type": normal_type, "density_bias": -16.0})
+    points, times = queries()
+    assert geometry.forward_density(points, times).max() < 1e-6  # slopes are of that size, too
+    torch.testing.assert_close(geometry.normals(points, times).norm(dim=-1), torch.ones(2, len(points)))
+
+
 def test_normals_differ_between_levels():
     geometry = CascadeKPlanes({**SMALL, "density_bias": 0.0})
     normal = geometry.normals(*queries())

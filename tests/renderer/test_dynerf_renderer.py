@@ -92,6 +92,7 @@ def test_picture_equals_brute_force(pruned):
     torch.testing.assert_close(out["comp_rgb_levels"], colour, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(out["opacity_levels"], opacity, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(out["depth_levels"], depth, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(out["z_variance_levels"], variance, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(out["z_variance"], variance[-1], rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(out["comp_rgb"], colour[-1], rtol=1e-4, atol=1e-5)
     assert out["comp_normal"].shape == (2, 12, 12, 3)
@@ -140,7 +141,8 @@ def test_gradient_reaches_every_parameter_and_is_finite():
     assert out["weights"].shape == (2, samples, 1) and out["t_dirs"].shape == (samples, 3)
     assert out["normal"].shape == out["normal_perturb"].shape == (2, samples, 3)
     loss = out["comp_rgb_levels"].square().mean() + (out["normal"] - out["normal_perturb"]).abs().mean()
-    loss = loss + out["z_variance"].mean() + out["comp_normal"].mean()
+    assert torch.equal(out["comp_normal_levels"][-1], out["comp_normal"])
+    loss = loss + out["z_variance_levels"].mean() + out["comp_normal_levels"].mean()
     loss.backward()
     for name, parameter in renderer.geometry.named_parameters():
         assert torch.isfinite(parameter.grad).all() and parameter.grad.abs().sum() > 0, name

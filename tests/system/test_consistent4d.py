@@ -99,6 +99,16 @@ def test_regularisers_of_surfaces_run_when_weighed(make_run):
             assert torch.isfinite(logged[step][f"train/loss_{kind}_{name}"])
 
 
+def test_regularisers_of_pictures_see_all_levels(make_run):
+    run = make_run()
+    solid, rough = torch.ones(2, 1, 4, 4, 1), torch.zeros(2, 1, 4, 4, 3)
+    rough[0, :, ::2] = 1  # only the coarse level
+    rendered = {"z_variance_levels": solid * torch.tensor([3.0, 1.0]).view(2, 1, 1, 1, 1), "opacity_levels": solid}
+    terms = run.system.regularisers(rendered | {"comp_normal_levels": rough})
+    assert terms["z_variance"].value().item() == 2
+    assert terms["normal_smooth"].value().item() == 0.5
+
+
 def test_what_the_prior_saw_is_written_on_request(make_run):
     run = make_run("system.freq.guidance_eval=2")
     run.fit(4)

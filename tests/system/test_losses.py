@@ -53,6 +53,12 @@ def test_sparsity_and_opaque():
     assert losses.opaque_loss(torch.tensor([[0.0], [1.0]])).item() == pytest.approx(edge, rel=1e-4)
 
 
+def test_depth_variance_is_the_mean_over_solid_pixels_of_all_levels():
+    variance = torch.tensor([[1.0, 5.0], [3.0, 8.0]])[..., None]  # [L, pixels, 1]
+    opacity = torch.tensor([[0.9, 0.1], [0.8, 0.7]])[..., None]
+    assert losses.z_variance_loss(variance, opacity).item() == pytest.approx((1 + 3 + 8) / 3)
+
+
 def test_depth_variance_of_an_empty_picture_is_zero_not_nan():
     variance = torch.tensor([[1.0], [3.0], [100.0]], requires_grad=True)
     assert losses.z_variance_loss(variance, torch.tensor([[0.6], [0.9], [0.5]])).item() == pytest.approx(2.0)

@@ -152,7 +152,7 @@ class CascadeKPlanes(BaseImplicitGeometry):
             density = self.forward_density(offset.reshape(-1, 3), times.reshape(-1, 1))
             density = density.view(self.n_levels, 2, 3, points.shape[0])
             slope = (density[:, 0] - density[:, 1]) / (2 * NORMAL_STEP)  # [L, 3, N]
-            return F.normalize(-slope.transpose(1, 2), dim=-1, eps=1e-6)
+            return F.normalize(-slope.transpose(1, 2), dim=-1)
 
     def forward_field(
         self, points: Float[Tensor, "*N 3"], timestamps: Float[Tensor, "*N 1"] | None = None
@@ -233,7 +233,7 @@ class CascadeKPlanes(BaseImplicitGeometry):
                 gradient = self.density_network[0].input_gradient(features)
                 slopes.append(sum(plane_slopes(planes[i], coords, gradient, hybrid) for i in range(level + 1)))
         slope = torch.stack(slopes)[..., :3] / self.cfg.radius + self._bias_slope(points.detach())
-        return F.normalize(-slope, dim=-1, eps=1e-6)
+        return F.normalize(-slope, dim=-1)
 
     def _bias_slope(self, points: Tensor) -> Tensor | float:
         """∇b ``[N, 3]``."""

@@ -97,11 +97,12 @@ class DyNeRFVolumeRenderer(VolumeRenderer):
         Returns:
             Finest level: ``comp_rgb``, ``comp_rgb_fg``, ``comp_rgb_bg [B,H,W,3]``, ``opacity``, ``depth`` (Σ w t, not
             normalised), ``z_variance [B,H,W,1]``; all levels: ``comp_rgb_levels [L,B,H,W,3]``, ``opacity_levels``,
-            ``depth_levels [L,B,H,W,1]``. ``comp_normal [B,H,W,3]`` = (n + 1) / 2 * opacity in evaluation, and in
-            training when ``return_comp_normal``. Training adds, per sample, ``weights [L,M,1]``, ``t_dirs [M,3]``,
-            ``ray_indices [M]``, ``points [M,3]`` and, as configured, ``normal``, ``normal_perturb [L,M,3]``. When
-            only some samples get normals, these entries hold those samples alone, with weights scaled so that
-            weighted sums keep their expectation. Rays without samples show the background.
+            ``depth_levels``, ``z_variance_levels [L,B,H,W,1]``. ``comp_normal [B,H,W,3]`` = (n + 1) / 2 * opacity in
+            evaluation, and in training, there with ``comp_normal_levels``, when ``return_comp_normal``. Training adds,
+            per sample, ``weights [L,M,1]``, ``t_dirs [M,3]``, ``ray_indices [M]``, ``points [M,3]`` and, as configured,
+            ``normal``, ``normal_perturb [L,M,3]``. When only some samples get normals, these entries hold those samples
+            alone, with weights scaled so that weighted sums keep their expectation. Rays without samples show the
+            background.
         """
         batch, height, width = rays_o.shape[:3]
         origins, directions = rays_o.reshape(-1, 3).float(), rays_d.reshape(-1, 3).float()
@@ -147,11 +148,16 @@ class DyNeRFVolumeRenderer(VolumeRenderer):
             comp_rgb_levels=image,
             opacity_levels=opacity,
             depth_levels=depth,
+            z_variance_levels=z_variance,
         )
         if normal is not None and (self.cfg.return_comp_normal or not self.training):
-            facing = sum_over_rays(normal[-1:] * normal_weights[-1:, :, None], normal_rays, n_rays)
-            facing = F.normalize(facing.view(batch, height, width, 3), dim=-1)
-            output["comp_normal"] = (facing + 1) / 2 * opacity[-1]
+            levels = slice(None) if self.training else slice(-1, None)
+            facing = sum_over_rays(normal[levels] * normal_weights[levels, :, None], normal_rays, n_rays)
+            facing = F.normalize(facing.view(-1, batch, height, width, 3), dim=-1)
+            shown = (facing + 1) / 2 * opacity[levels]
+            output["comp_normal"] = shown[-1]
+            if self.training:
+                output["comp_normal_levels"] = shown
         return output
 
     def _sample(self, origins: Tensor, directions: Tensor) -> Samples:

@@ -166,9 +166,11 @@ class Consistent4D(BaseLift3DSystem):
             "3d_normal_smooth": Overall(
                 lambda: losses.normal_consistency_3d(rendered["normal"], rendered["normal_perturb"])
             ),
-            "normal_smooth": Overall(lambda: losses.normal_smoothness_2d(rendered["comp_normal"])),
+            "normal_smooth": Overall(lambda: losses.normal_smoothness_2d(rendered["comp_normal_levels"])),
             "opaque": Overall(lambda: losses.opaque_loss(rendered["opacity_levels"])),
-            "z_variance": Overall(lambda: losses.z_variance_loss(rendered["z_variance"], rendered["opacity"])),
+            "z_variance": Overall(
+                lambda: losses.z_variance_loss(rendered["z_variance_levels"], rendered["opacity_levels"])
+            ),
         }
 
     def distillation_loss(self, images: Tensor, view: dict[str, Any]) -> Tensor:
