@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from diffusers import DDIMScheduler
 from diffusers.models.attention_processor import AttnProcessor2_0
 from tiny_mvdream import TEXT_WIDTH, tiny_mvdream
 
 from threestudio_4d.errors import UserError
+from threestudio_4d.guidance.ldm_layout import SCHEDULER_CONFIG
 from threestudio_4d.guidance.mvdream_model import MVDreamModel, attend_across_views, camera_condition, rescale_std
 from threestudio_4d.prior.mvdream_networks import build_mvdream_tiny
 from threestudio_4d.prior.rasterise import camera_to_world
@@ -139,6 +141,16 @@ def test_sampling(codec):
     assert images[0].shape == (4, 3, model.image_size, model.image_size)
     assert torch.equal(images[0], images[1]) and not torch.equal(images[0], images[2])
     assert images[0].min() >= 0 and images[0].max() <= 1
+
+
+def test_timesteps_of_the_published_schedule():
+    model, seen = tiny_mvdream("latents"), []
+    model.scheduler = DDIMScheduler(**SCHEDULER_CONFIG)
+    _, _, text, camera = inputs(model, groups=1)
+    predict = model.predict
+    model.predict = lambda latents, t, *rest: (seen.append(int(t[0])), predict(latents, t, *rest))[1]
+    model.sample(text, None, camera, 4, 1.0)
+    assert seen == [751, 501, 251, 1]  # 981, 961, ... 1 with 50 steps
 
 
 def test_the_built_in_architecture():

@@ -4,12 +4,14 @@ import math
 
 import pytest
 import torch
+from diffusers import DDIMScheduler
 from tiny_zero123 import tiny_zero123
 
 import threestudio
 from threestudio_4d.errors import UserError
 from threestudio_4d.guidance import prior_weights
 from threestudio_4d.guidance import score_distillation as sd
+from threestudio_4d.guidance.ldm_layout import SCHEDULER_CONFIG
 from threestudio_4d.guidance.zero123_guidance import Zero123GuidanceT, load_zero123
 from threestudio_4d.guidance.zero123_model import Zero123Model
 
@@ -257,6 +259,22 @@ def test_sampling(codec):
     del batch["rgb"]
     images = make(codec).sample(**batch, steps=2, generator=torch.Generator().manual_seed(0))
     assert images.shape == (2, 16, 16, 3) and torch.isfinite(images).all()
+
+
+def test_sampling_as_published():
+    """Timesteps of the published schedule, and its eta: noise of its own in every step but the last."""
+    guidance, batch, seen = make("latents"), views(2), []
+    del batch["rgb"]
+    model = guidance.model
+    model.scheduler = DDIMScheduler(**SCHEDULER_CONFIG)
+    denoise = model.denoise_guided
+    model.denoise_guided = lambda latents, t, *rest: (seen.append(int(t[0])), denoise(latents, t, *rest))[1]
+    draws = [
+        guidance.sample(**batch, steps=4, generator=torch.Generator().manual_seed(0), eta=eta)
+        for eta in (0.0, 1.0, 1.0)
+    ]
+    assert seen == [751, 501, 251, 1] * 3  # 981, 961, ... 1 with 50 steps
+    assert torch.equal(draws[1], draws[2]) and not torch.equal(draws[0], draws[1])
 
 
 def test_checkpointing_the_encoder_changes_nothing():

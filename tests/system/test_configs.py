@@ -1,6 +1,7 @@
 """The configurations that ship: they parse, build, and have the published sizes."""
 
 import pytest
+import yaml
 
 import threestudio
 from threestudio.utils.config import load_config
@@ -32,6 +33,16 @@ def test_published_settings_build_with_the_published_number_of_parameters(
     exporter = threestudio.find(cfg.system.exporter_type)
     for part, section in ((guidance, "guidance"), (interpolator, "interpolator"), (exporter, "exporter")):
         part.Config(**cfg.system.get(section, {}))
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_settings_state_where_they_differ(repository, name):
+    """Keys whose default is not what was published stand in the file itself, not only in the code."""
+    cfg = yaml.safe_load((repository / "configs" / name).read_text())
+    assert cfg["data"]["random_camera"]["elevation_law"] == "mixed"
+    assert cfg["system"]["interpolator"] == {"min_size": 128}
+    assert (cfg["data"]["n_val_views"], cfg["data"]["n_val_times"]) == (4, 3)
+    assert cfg["checkpoint"]["every_n_train_steps"] == 1000
 
 
 def test_four_layers_weigh_the_third_level_less(repository, tmp_path, tiny_clip):

@@ -156,8 +156,11 @@ class MVDreamModel(StableDiffusionModel):
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Draw views by DDIM (Song et al., 2021): embeddings [N, L, D], cameras [N, 16] -> images [N, 3, S, S] in
-        [0, 1]."""
-        scheduler = DDIMScheduler.from_config(self.scheduler.config, timestep_spacing="trailing")
+        [0, 1].
+
+        Timesteps are spaced as the prior's scheduler says: 981, 961, ... 1 in 50 steps of the published one.
+        """
+        scheduler = DDIMScheduler.from_config(self.scheduler.config)
         scheduler.set_timesteps(steps, device=camera.device)
         device = generator.device if generator is not None else camera.device
         latents = torch.randn((len(camera), *self.latent_shape), generator=generator, device=device).to(camera.device)

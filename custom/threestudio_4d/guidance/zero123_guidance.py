@@ -128,11 +128,15 @@ class Zero123GuidanceT(PictureGuidance):
         frame_indices: Int[Tensor, " B"],
         steps: int = 40,
         generator: torch.Generator | None = None,
+        eta: float = 0.0,
     ) -> Float[Tensor, "B S S 3"]:
-        """Views that the prior draws on its own, by DDIM: to see what the distillation will pull towards."""
+        """Views that the prior draws on its own, by DDIM: to see what the distillation will pull towards.
+
+        ``eta`` is 1 in Zero123's own demo, 0 without new noise in the steps.
+        """
         with self.single_precision():
             camera = self.camera(elevation, azimuth, camera_distances)
-            images = self.model.sample(self._frames(frame_indices), camera, steps, self.guidance_scale, generator)
+            images = self.model.sample(self._frames(frame_indices), camera, steps, self.guidance_scale, generator, eta)
         return images.movedim(1, -1)
 
     # Distillation -----------------------------------------------------------------------------------------------------

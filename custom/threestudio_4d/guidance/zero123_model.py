@@ -162,16 +162,21 @@ class Zero123Model(PictureLatents, DiffusionModel):
         steps: int = 40,
         guidance_scale: float = 2.0,
         generator: torch.Generator | None = None,
+        eta: float = 0.0,
     ) -> Tensor:
-        """Sample views by DDIM: camera vectors [B, 4] -> images [B, 3, S, S] in [0, 1]."""
-        scheduler = DDIMScheduler.from_config(self.scheduler.config, timestep_spacing="trailing")
+        """Sample views by DDIM: camera vectors [B, 4] -> images [B, 3, S, S] in [0, 1].
+
+        Timesteps are spaced as the prior's scheduler says: 981, 961, ... 1 in 50 steps of the published one. ``eta`` 0
+        is deterministic; the published demo draws with 1, new noise in every step.
+        """
+        scheduler = DDIMScheduler.from_config(self.scheduler.config)
         scheduler.set_timesteps(steps, device=camera.device)
         shape = (len(camera), *self.latent_shape)
         device = generator.device if generator is not None else camera.device
         latents = torch.randn(shape, generator=generator, device=device).to(camera.device)
         for t in scheduler.timesteps:
             output = self.denoise_guided(latents, t.expand(len(camera)), condition, camera, guidance_scale)
-            latents = scheduler.step(output, t, latents, return_dict=False)[0]
+            latents = scheduler.step(output, t, latents, eta, generator=generator, return_dict=False)[0]
         return self.decode(latents)
 
     @classmethod
