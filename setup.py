@@ -41,6 +41,7 @@ INSTALL_REQUIRES = [
 EXTRAS_REQUIRE = {
     "gpu": ["nerfacc>=0.5.3", "gsplat>=1.5.3"],
     "prepare": ["onnxruntime>=1.17"],
+    "draco": ["DracoPy>=1.7"],
     "ray": ["ray>=2.40"],
     "dev": ["pytest>=8", "pytest-xdist>=3.5", "pytest-timeout>=2.2", "ruff>=0.9"],
 }

@@ -88,7 +88,7 @@ def bar(path, nan=False, interpolation="LINEAR"):
         ],
         meshes=[{"primitives": [primitive]}],
         skins=[{"joints": [1, 2, 3], "inverseBindMatrices": w.add(inverse)}],
-        materials=[{"pbrMetallicRoughness": {"baseColorFactor": [0.5, 0.25, 0.1, 1], "metallicFactor": 0.5}}],
+        materials=[{"pbrMetallicRoughness": {"baseColorFactor": [0.5, 0.25, 0.1, 1], "metallicFactor": 0.4}}],
         animations=[{"name": "Bend", "channels": channels, "samplers": samplers}],
     )
 
@@ -175,9 +175,9 @@ def test_pack_and_unpack(tmp_path):
         assert np.array_equal(getattr(assets[0], key), getattr(fresh, key)), key
     assert assets[0].clips == ["Bend"]
     assert [a.name for a in read_pack(tmp_path / "pack.npz", limit=1)] == ["things/one"]
-    # diffuse albedo is base colour times (1 - metalness), and comes back linear
+    # the base colour comes back linear, and metalness does not darken it
     meshes = PosedMeshes.load(tmp_path / "pack.npz")
-    assert torch.allclose(meshes.colours[0].float(), torch.tensor([0.25, 0.125, 0.05]), atol=4e-3)
+    assert torch.allclose(meshes.colours[0].float(), torch.tensor([0.5, 0.25, 0.1]), atol=4e-3)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int32])
@@ -215,5 +215,6 @@ def test_messages(tmp_path):
         pack_asset(tmp_path / "x.glb")
     with pytest.raises(UserError, match="No asset pack"):
         read_pack(tmp_path / "none.npz")
+    (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="No GLB file"):
         main([str(tmp_path / "empty"), "--out", str(tmp_path / "out.npz")])

@@ -352,6 +352,13 @@ def read_pack(path: str | Path, limit: int | None = None) -> list[PackedAsset]:
     return assets
 
 
+def _glb_files(folder: Path) -> list[Path]:
+    """Every GLB file below a folder; ending in either case."""
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a folder. Give folders with .glb files.")
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() == ".glb" and not path.is_dir())
+
+
 def pack_assets(
     folders: list[str | Path],
     out: str | Path,
@@ -370,7 +377,7 @@ def pack_assets(
     """
     from rich.progress import track
 
-    files = [(path, Path(folder)) for folder in folders for path in sorted(Path(folder).rglob("*.glb"))]
+    files = [(path, Path(folder)) for folder in folders for path in _glb_files(Path(folder))]
     assets, skipped = [], []
     for path, root in track(files, "packing", disable=not progress):
         name = path.relative_to(root.parent).with_suffix("").as_posix()
@@ -400,7 +407,9 @@ def main(arguments: list[str] | None = None) -> None:
     began = time.perf_counter()
     skipped = pack_assets(args.folders, args.out, args.poses, True, args.clip_frames, args.max_clips)
     for line in skipped:
-        print(f"skipped {line}")
+        print(f"left out {line}")
+    if skipped:
+        print(f"{len(skipped)} files were left out, for the reasons above")
     print(f"{args.out}: {args.out.stat().st_size / 1e6:.1f} MB in {time.perf_counter() - began:.0f} s")
 
 

@@ -6,19 +6,13 @@ colours (factor, vertex colours, texture). Coordinates stay glTF's own (right-ha
 
 from __future__ import annotations
 
-import io
-import json
-import struct
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import UserError
-from ..srgb import srgb_to_linear
-
-COMPONENTS = {5120: np.int8, 5121: np.uint8, 5122: np.int16, 5123: np.uint16, 5125: np.uint32, 5126: np.float32}
-WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT2": 4, "MAT3": 9, "MAT4": 16}
+from .gltf_file import DAMAGED, GlbFile
 
 
 @dataclass
@@ -30,7 +24,7 @@ class Primitive:
     positions: np.ndarray  # [V, 3] float64
     normals: np.ndarray | None  # [V, 3]
     faces: np.ndarray  # [F, 3] int64, counter-clockwise in front
-    colours: np.ndarray  # [F, 3, 3] linear diffuse albedo per face corner
+    colours: np.ndarray  # [F, 3, 3] linear base colour per face corner
     joints: np.ndarray | None  # [V, K] index into the skin's joints
     weights: np.ndarray | None  # [V, K]
     unlit: bool = False
@@ -133,90 +127,25 @@ def slerp(a: np.ndarray, b: np.ndarray, u: np.ndarray) -> np.ndarray:
     return np.where(near, a + (b - a) * u, (np.sin((1 - u) * angle) * a + np.sin(u * angle) * b) / sine)
 
 
-class _Reader:
-    """Accessors, images and materials of one opened file."""
+def _corner_colours(
+    file: GlbFile, primitive: dict, values: dict[str, np.ndarray], faces: np.ndarray
+) -> tuple[np.ndarray, bool, bool]:
+    """Linear base colour per face corner [F, 3, 3], and the material's unlit and double-sided flags.
 
-    def __init__(self, path: Path):
-        data = path.read_bytes()
-        if data[:4] != b"glTF" or len(data) < 20:
-            raise UserError(f"{path} is not a binary glTF (.glb) file. Export the asset as GLB.")
-        length = struct.unpack("<I", data[12:16])[0]
-        self.path = path
-        self.doc = json.loads(data[20 : 20 + length])
-        start = 20 + length
-        self.blob = data[start + 8 :] if len(data) > start + 8 else b""
-        required = set(self.doc.get("extensionsRequired", [])) - {"KHR_materials_unlit", "KHR_texture_transform"}
-        if required:
-            raise UserError(f"{path} needs glTF extensions that are not supported: {sorted(required)}. Export without.")
-        self.images: dict[int, np.ndarray] = {}
-
-    def view(self, index: int) -> tuple[bytes, int]:
-        view = self.doc["bufferViews"][index]
-        start = view.get("byteOffset", 0)
-        return self.blob[start : start + view["byteLength"]], view.get("byteStride", 0)
-
-    def _elements(self, view: int, offset: int, count: int, dtype: np.dtype, width: int) -> np.ndarray:
-        raw, stride = self.view(view)
-        size = dtype.itemsize * width
-        if stride in (0, size):
-            return np.frombuffer(raw, dtype, count * width, offset).reshape(count, width)
-        return np.ndarray((count, width), dtype, raw, offset, (stride, dtype.itemsize))
-
-    def accessor(self, index: int) -> np.ndarray:
-        """[count, width] array; normalised integers become floats."""
-        acc = self.doc["accessors"][index]
-        dtype, width, count = np.dtype(COMPONENTS[acc["componentType"]]), WIDTHS[acc["type"]], acc["count"]
-        if "bufferView" in acc:
-            out = self._elements(acc["bufferView"], acc.get("byteOffset", 0), count, dtype, width)
-        else:
-            out = np.zeros((count, width), dtype)
-        if "sparse" in acc:
-            sparse, out = acc["sparse"], out.copy()
-            where, what = sparse["indices"], sparse["values"]
-            kind = np.dtype(COMPONENTS[where["componentType"]])
-            rows = self._elements(where["bufferView"], where.get("byteOffset", 0), sparse["count"], kind, 1)[:, 0]
-            out[rows] = self._elements(what["bufferView"], what.get("byteOffset", 0), sparse["count"], dtype, width)
-        if acc.get("normalized") and dtype.kind in "iu":
-            out = np.maximum(out.astype(np.float32) / np.iinfo(dtype).max, -1.0)
-        return out
-
-    def image(self, texture: int) -> np.ndarray:
-        """Linear RGB texels [H, W, 3] of a texture."""
-        from PIL import Image
-
-        source = self.doc["textures"][texture]["source"]
-        if source not in self.images:
-            entry = self.doc["images"][source]
-            if "bufferView" in entry:
-                file = io.BytesIO(self.view(entry["bufferView"])[0])
-            else:
-                file = self.path.parent / entry["uri"]
-            with Image.open(file) as image:
-                self.images[source] = srgb_to_linear(np.asarray(image.convert("RGB"), np.float32) / 255.0)
-        return self.images[source]
-
-
-def _corner_colours(reader: _Reader, primitive: dict, faces: np.ndarray) -> tuple[np.ndarray, bool, bool]:
-    """Diffuse albedo per face corner [F, 3, 3], and the material's unlit and double-sided flags.
-
-    Diffuse albedo is base colour times (1 - metalness). Texture samples are taken a little inside each corner,
-    so that atlas cells do not bleed into each other.
+    Metalness darkens nothing: a metal, too, is seen in its base colour, which tints what it mirrors. Texture samples
+    are taken a little inside each corner, so that atlas cells do not bleed into each other.
     """
-    material = reader.doc["materials"][primitive["material"]] if "material" in primitive else {}
+    material = file.doc["materials"][primitive["material"]] if "material" in primitive else {}
     pbr = material.get("pbrMetallicRoughness", {})
     unlit = "KHR_materials_unlit" in material.get("extensions", {})
-    metal = 0.0 if unlit or not pbr else float(pbr.get("metallicFactor", 1.0))
-    if "metallicRoughnessTexture" in pbr:
-        metal = min(metal, 0.4)
-    colour = np.array(pbr.get("baseColorFactor", [1, 1, 1, 1])[:3], np.float64) * (1.0 - min(metal, 0.9))
+    colour = np.array(pbr.get("baseColorFactor", [1, 1, 1, 1])[:3], np.float64)
     out = np.broadcast_to(colour, (len(faces), 3, 3)).copy()
-    attributes = primitive["attributes"]
-    if "COLOR_0" in attributes:
-        out *= reader.accessor(attributes["COLOR_0"])[:, :3][faces]
+    if "COLOR_0" in values:
+        out *= values["COLOR_0"][:, :3][faces]
     texture = pbr.get("baseColorTexture")
     if texture is not None:
-        texels = reader.image(texture["index"])
-        uv = reader.accessor(attributes[f"TEXCOORD_{texture.get('texCoord', 0)}"])[faces].astype(np.float64)
+        texels = file.image(texture["index"])
+        uv = values[f"TEXCOORD_{texture.get('texCoord', 0)}"][faces].astype(np.float64)
         uv = 0.85 * uv + 0.15 * uv.mean(1, keepdims=True)
         height, width = texels.shape[:2]
         column = np.floor((uv[..., 0] % 1.0) * width).astype(int).clip(0, width - 1)
@@ -229,29 +158,33 @@ def read_glb(path: str | Path) -> Asset:
     """Reads one GLB file.
 
     Raises:
-        UserError: the file is not binary glTF, or needs a compression extension.
+        UserError: the file cannot be read, is damaged, or refers to files that are missing or outside of its folder.
     """
-    reader = _Reader(Path(path))
-    doc = reader.doc
-    nodes = doc.get("nodes", [])
-    parents = [-1] * len(nodes)
-    for i, node in enumerate(nodes):
-        for child in node.get("children", []):
-            parents[child] = i
-    order: list[int] = []
-    stack = [i for i, parent in enumerate(parents) if parent < 0]
-    while stack:
-        node = stack.pop()
-        order.append(node)
-        stack.extend(nodes[node].get("children", []))
+    try:
+        return _read(GlbFile(Path(path)))
+    except UserError:
+        raise
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+    except DAMAGED as error:
+        raise UserError(f"{path} is damaged: {type(error).__name__} {error}") from error
 
+
+def _read(file: GlbFile) -> Asset:
+    doc = file.doc
+    nodes = doc.get("nodes", [])
+    parents, order = _hierarchy(nodes)
     skins = []
     for skin in doc.get("skins", []):
-        joints = np.array(skin["joints"])
+        joints = np.array(skin["joints"], np.int64)
+        if not len(joints) or not 0 <= joints.min() <= joints.max() < len(nodes):
+            raise ValueError(f"a skin names joints that are not among the {len(nodes)} nodes")
         inverse = np.tile(np.eye(4), (len(joints), 1, 1))
         if "inverseBindMatrices" in skin:
-            columns = reader.accessor(skin["inverseBindMatrices"]).reshape(-1, 4, 4)
+            columns = file.accessor(skin["inverseBindMatrices"]).reshape(-1, 4, 4)[: len(joints)]
             inverse = columns.transpose(0, 2, 1).astype(np.float64)
+        if len(inverse) != len(joints):
+            raise ValueError(f"a skin has {len(joints)} joints and {len(inverse)} inverse bind matrices")
         skins.append((joints, inverse))
 
     primitives = []
@@ -262,24 +195,53 @@ def read_glb(path: str | Path) -> Asset:
         mesh = doc["meshes"][node["mesh"]]
         for part in mesh["primitives"]:
             if part.get("mode", 4) == 4:
-                primitives.append(_read_primitive(reader, part, i, node, mesh))
+                primitives.append(_read_primitive(file, part, i, node, mesh, skins))
 
     clips = []
     for number, animation in enumerate(doc.get("animations", [])):
         channels = []
         for channel in animation["channels"]:
             path_name, node = channel["target"]["path"], channel["target"].get("node")
-            if node is None or path_name not in ("translation", "rotation", "scale"):
-                continue
-            sampler = animation["samplers"][channel["sampler"]]
-            times, values = reader.accessor(sampler["input"])[:, 0], reader.accessor(sampler["output"])
-            kind = sampler.get("interpolation", "LINEAR")
-            if kind == "CUBICSPLINE":
-                values = values.reshape(len(times), 3, -1)
-            channels.append(Channel(node, path_name, kind, times, values))
+            if node is not None and path_name in ("translation", "rotation", "scale"):
+                channels.append(_read_channel(file, animation["samplers"][channel["sampler"]], nodes, node, path_name))
         if channels:
-            clips.append(Clip(animation.get("name", f"clip{number}"), channels))
+            clips.append(Clip(str(animation.get("name", f"clip{number}")), channels))
     return Asset(primitives, clips, [_rest(node) for node in nodes], parents, order, skins)
+
+
+def _hierarchy(nodes: list[dict]) -> tuple[list[int], list[int]]:
+    """Parent of every node (-1 at the roots), and an order with parents before children.
+
+    Raises:
+        ValueError: a node has two parents, or is below itself.
+    """
+    parents = [-1] * len(nodes)
+    for i, node in enumerate(nodes):
+        for child in node.get("children", []):
+            if not 0 <= child < len(nodes) or parents[child] >= 0:
+                raise ValueError(f"node {child} is no node, or a child twice")
+            parents[child] = i
+    order: list[int] = []
+    stack = [i for i, parent in enumerate(parents) if parent < 0]
+    while stack:
+        node = stack.pop()
+        order.append(node)
+        stack.extend(nodes[node].get("children", []))
+    if len(order) < len(nodes):
+        raise ValueError("its nodes are in a circle")
+    return parents, order
+
+
+def _read_channel(file: GlbFile, sampler: dict, nodes: list[dict], node: int, path: str) -> Channel:
+    times, values = file.accessor(sampler["input"])[:, 0], file.accessor(sampler["output"])
+    kind = sampler.get("interpolation", "LINEAR")
+    if kind == "CUBICSPLINE":
+        values = values.reshape(len(times), 3, -1)
+    if len(values) != len(times) or values.shape[-1] != (4 if path == "rotation" else 3):
+        raise ValueError(f"{path} of node {node} has {len(values)} values for {len(times)} times")
+    if not 0 <= node < len(nodes) or not np.isfinite(times).all():
+        raise ValueError(f"an animation moves node {node} of {len(nodes)}, or has times that are no numbers")
+    return Channel(node, path, kind, times, values)
 
 
 def _rest(node: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -296,21 +258,21 @@ def _rest(node: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return matrix[:3, 3], Rotation.from_matrix(matrix[:3, :3] / scale).as_quat(), scale
 
 
-def _read_primitive(reader: _Reader, part: dict, index: int, node: dict, mesh: dict) -> Primitive:
-    attributes = part["attributes"]
-    positions = reader.accessor(attributes["POSITION"]).astype(np.float64)
-    normals = reader.accessor(attributes["NORMAL"]).astype(np.float64) if "NORMAL" in attributes else None
+def _read_primitive(file: GlbFile, part: dict, index: int, node: dict, mesh: dict, skins: list) -> Primitive:
+    values, faces = file.primitive(part)
+    positions = values["POSITION"].astype(np.float64)
+    normals = values["NORMAL"].astype(np.float64) if "NORMAL" in values else None
     morph = node.get("weights", mesh.get("weights", []))
     for weight, target in zip(morph, part.get("targets", []), strict=False):
         if weight and "POSITION" in target:
-            positions = positions + weight * reader.accessor(target["POSITION"])
-    faces = reader.accessor(part["indices"])[:, 0] if "indices" in part else np.arange(len(positions))
-    faces = faces[: len(faces) // 3 * 3].reshape(-1, 3).astype(np.int64)
-    colours, unlit, double_sided = _corner_colours(reader, part, faces)
-    joints = weights = None
-    if "skin" in node and "JOINTS_0" in attributes:
-        sets = [k for k in range(4) if f"JOINTS_{k}" in attributes]
-        joints = np.concatenate([reader.accessor(attributes[f"JOINTS_{k}"]) for k in sets], 1).astype(np.int64)
-        weights = np.concatenate([reader.accessor(attributes[f"WEIGHTS_{k}"]) for k in sets], 1).astype(np.float64)
-    skin = node["skin"] if joints is not None else None
+            positions = positions + weight * file.accessor(target["POSITION"])
+    colours, unlit, double_sided = _corner_colours(file, part, values, faces)
+    joints = weights = skin = None
+    if "skin" in node and "JOINTS_0" in values:
+        skin = node["skin"]
+        sets = [k for k in range(4) if f"JOINTS_{k}" in values]
+        joints = np.concatenate([values[f"JOINTS_{k}"] for k in sets], 1).astype(np.int64)
+        weights = np.concatenate([values[f"WEIGHTS_{k}"] for k in sets], 1).astype(np.float64)
+        if not 0 <= joints.min() <= joints.max() < len(skins[skin][0]):
+            raise ValueError(f"a vertex is moved by joint {joints.max()} of {len(skins[skin][0])}")
     return Primitive(index, skin, positions, normals, faces, colours, joints, weights, unlit, double_sided)
