@@ -37,9 +37,11 @@ from transformers.utils import logging as transformers_logging  # noqa: E402
 from . import __version__  # noqa: E402
 from .atomic import WriteError, atomic_folder, write_text  # noqa: E402
 from .data.clip import premultiply, resize_premultiplied, unpremultiply  # noqa: E402
-from .data.frame_sources import PICTURES, name_some, open_source  # noqa: E402
+from .data.frame_source import name_some
+from .data.frame_sources import PICTURES, open_source  # noqa: E402
 from .data.framing import bounds, cut_window, window_around  # noqa: E402
 from .data.keying import key_out, plain_background  # noqa: E402
+from .data.picture_file import is_picture_file  # noqa: E402
 from .errors import UserError  # noqa: E402
 from .guidance.codec import PixelUnshuffleCodec  # noqa: E402
 from .paths import expand, train_command  # noqa: E402
@@ -212,7 +214,7 @@ def read_object(path: str) -> np.ndarray:
     place = expand(path)
     if place.is_dir():
         raise UserError(f"INPUT: {place} is a folder. Give one picture, or a sentence.")
-    if place.exists() and place.suffix.lower() not in PICTURES:
+    if place.exists() and place.suffix.lower() not in PICTURES and not is_picture_file(place):
         raise UserError(f"INPUT: {place} is not a picture. Give one of {', '.join(sorted(PICTURES))}, or a sentence.")
     source = open_source(path, "INPUT", allow_picture=True)
     frame = source.read([0], lambda picture: picture)[0]

@@ -7,6 +7,8 @@ import shlex
 from importlib import metadata
 from pathlib import Path
 
+from .errors import UserError
+
 _PACKAGE = Path(os.path.abspath(__file__)).parent  # links are kept: a linked extension belongs where it is linked into
 
 
@@ -43,3 +45,25 @@ def fetch_command(name: str) -> str:
         relative = os.path.relpath(script)
         return f"python {script if relative.startswith('..') else relative} {name}"
     return f"python -m threestudio_4d.fetch {name}"
+
+
+def regular_file(path: str | os.PathLike[str]) -> Path:
+    """``path``, if reading it ends: a named pipe or a device would be waited for without end.
+
+    Raises:
+        UserError: something is there that is not a file.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_file():
+        kind = "a folder" if path.is_dir() else "a pipe, a socket or a device"
+        raise UserError(f"{path} is {kind}: a file is needed there.")
+    return path
+
+
+def is_text(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is UTF-8; names on disk need not be, and some libraries do not survive such ones."""
+    try:
+        os.fspath(path).encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

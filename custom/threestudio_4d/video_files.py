@@ -12,6 +12,7 @@ from PIL import Image
 
 from .atomic import atomic_file
 from .errors import UserError
+from .paths import is_text
 
 LEAST_GIF_DURATION = 20  # milliseconds a frame; players slow shorter ones down
 
@@ -29,11 +30,13 @@ def write_video(
         preset: of x264: slower ones make smaller files.
 
     Raises:
-        UserError: the ending is neither ``.mp4`` nor ``.gif``, PyAV is missing, or there is no room.
+        UserError: the ending is neither ``.mp4`` nor ``.gif``, the name is not UTF-8, PyAV is missing, or no room
     """
     path = Path(path)
     if path.suffix not in (".mp4", ".gif"):
         raise UserError(f"{path} is no video that can be written: its name must end in .mp4 or .gif")
+    if not is_text(path):
+        raise UserError(f"{str(path)!r} is not UTF-8, so a video cannot be written there. Give another place.")
     with atomic_file(path) as partial:
         if path.suffix == ".gif":
             _write_gif(partial, frames, fps)

@@ -38,10 +38,10 @@ def test_a_frame_without_permission_is_not_called_damaged(clip_folder: Path, mon
     """As root every file can be read, so that the refusal is played."""
     opens = Image.open
 
-    def refuse(path, *args):
+    def refuse(path, *args, **options):
         if Path(path).name == "3.png":
             raise PermissionError(13, "Permission denied", str(path))
-        return opens(path, *args)
+        return opens(path, *args, **options)
 
     monkeypatch.setattr(Image, "open", refuse)
     assert f"{clip_folder / '3.png'} may not be read: change its permissions" in message(clip_folder)

@@ -9,7 +9,8 @@ import pytest
 from clip_makers import make_clip, over, write_folder, write_video
 from PIL import Image
 
-from threestudio_4d.data.clip import choose_frames, load_clip
+from threestudio_4d.data.clip import load_clip
+from threestudio_4d.data.frame_choice import choose_frames
 from threestudio_4d.data.frame_sources import SIDE_FILES, open_source
 
 

@@ -214,6 +214,48 @@ def test_existing_folders(tmp_path):
         prepare([f"{source}/0.png"], source, settings)
 
 
+@pytest.mark.parametrize("name", ["7.png", "clip.mp4", "2.png/inside.txt"])
+def test_overwriting_leaves_files_of_others_alone(tmp_path, name):
+    """Also those that are called as a result's files could be."""
+    source = str(write_folder(tmp_path / "in", rgba()))
+    settings = Settings(size=32, frames=2, quiet=True, overwrite=True)
+    out = prepare([source], tmp_path / "out", settings).out
+    (out / name).parent.mkdir(exist_ok=True)
+    (out / name).write_text("mine")
+    with pytest.raises(UserError, match="does not look like an earlier result"):
+        prepare([source], out, settings)
+    assert (out / name).read_text() == "mine"
+
+
+@pytest.mark.parametrize("record", ["{", "[]", '{"made_by": "someone", "frames": 1}', '{"frames": "many"}'])
+def test_a_foreign_record_does_not_make_a_result(tmp_path, record):
+    source = str(write_folder(tmp_path / "in", rgba()))
+    mine = write_folder(tmp_path / "mine", rgba()[:1])
+    (mine / "prepare.json").write_text(record)
+    with pytest.raises(UserError, match="does not look like an earlier result"):
+        prepare([source], mine, Settings(size=32, quiet=True, overwrite=True))
+    assert (mine / "0.png").exists()
+
+
+def test_a_noisy_plain_background(tmp_path):
+    """Its tolerance is measured, in float32, and written to the record."""
+    noise = np.random.default_rng(0)
+    frames = [np.clip(f + noise.normal(0, 3, f.shape), 0, 255).astype(np.uint8) for f in composed((200, 210, 220))]
+    source = str(write_folder(tmp_path / "in", frames))
+    result = prepare([source], tmp_path / "out", Settings(size=32, quiet=True))
+    assert result.record["background"]["method"] == "key"
+    assert json.loads((result.out / "prepare.json").read_text())["background"]["key_tolerance"] > 0
+
+
+def test_names_that_are_not_utf_8(tmp_path, capsys):
+    """Input is read whatever its name; OpenCV and FFmpeg end the process at such names if they get them."""
+    source = tmp_path / os.fsdecode(b"d\xffg")
+    write_folder(source, rgba(), os.fsdecode(b"fr\xe4me{}.png"))
+    assert main([str(source), str(tmp_path / "out"), "--size", "32", "--quiet"]) == 0
+    assert main([str(source), str(tmp_path / os.fsdecode(b"o\xfft")), "--size", "32", "--quiet"]) == 2
+    assert "not UTF-8" in capsys.readouterr().err
+
+
 def test_a_link_to_the_result_stays_a_link(tmp_path):
     source = str(write_folder(tmp_path / "in", rgba()))
     prepare([source], tmp_path / "out", Settings(size=32, quiet=True))
@@ -278,7 +320,7 @@ BAD = {
     "truncated video": (_broken_video, "the video cannot be decoded"),
     "empty video": (lambda at: _file(at, "a.mp4"), "the video cannot be decoded"),
     "noise for a picture": (lambda at: _file(at, "a.jpg", b"noise"), "a.jpg: this picture cannot be read"),
-    "noise for a GIF": (lambda at: _file(at, "a.gif", b"GIF89a??"), "cannot be read as a picture"),
+    "noise for a GIF": (lambda at: _file(at, "a.gif", b"GIF89a??"), "a.gif: this picture cannot be read"),
     "empty folder": (_folder, "no pictures in this folder (it is empty)"),
     "damaged frame": (_truncated_png, "1 of 6 pictures cannot be read: 3.png"),
     "text": (lambda at: _file(at, "a.txt"), "is not a kind of file that a clip can be read from"),

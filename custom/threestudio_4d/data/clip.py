@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..errors import UserError
-from .frame_sources import FrameSource, name_some, natural_key, open_source
+from .frame_choice import choose_frames
+from .frame_source import FrameSource, name_some, natural_key
+from .frame_sources import open_source
 from .framing import border_warning, common_box, cut_window, square_window, window_around
 from .keying import key_out, parse_color, plain_background
 
@@ -89,31 +91,6 @@ def limit_size(frame: np.ndarray, max_size: int) -> np.ndarray:
     return np.round(out).astype(np.uint8).reshape((height, width) + frame.shape[2:])
 
 
-def choose_frames(
-    count: int, frame_stride: int = 1, num_frames: int | None = None, max_frames: int = 128, loop: bool = False
-) -> tuple[list[int], str]:
-    """Which of ``count`` frames to use, and a sentence when that is not all of what was asked for.
-
-    Every ``frame_stride``-th frame first; then ``num_frames`` evenly spaced ones of these. Without ``num_frames``, more
-    than ``max_frames`` are thinned to ``max_frames``. An open clip keeps its last frame, a loop stays evenly spaced
-    across its seam.
-    """
-    indices = list(range(0, count, frame_stride))
-    wanted, note = num_frames, ""
-    if wanted is None and len(indices) > max_frames:
-        wanted = max_frames
-        note = (
-            f"The clip has {len(indices)} frames; {max_frames} of them, evenly spaced, are used "
-            "(data.num_frames, data.frame_stride and data.max_frames decide)."
-        )
-    if wanted is None or wanted == len(indices):
-        return indices, note
-    if wanted > len(indices):
-        return indices, f"data.num_frames asks for {wanted} frames, the clip has {len(indices)}: all of them are used."
-    span = len(indices) / wanted if loop else (len(indices) - 1) / max(wanted - 1, 1)
-    return [indices[int(i * span + (0 if loop else 0.5))] for i in range(wanted)], note
-
-
 def load_clip(
     path: str,
     mask_path: str | None = None,
@@ -145,7 +122,7 @@ def load_clip(
     """
     source = open_source(path, "data.image_seq_path")
     masks = open_source(mask_path, "data.mask_path") if mask_path else None
-    indices, note = choose_frames(len(source), frame_stride, num_frames, max_frames, loop)
+    indices, note = choose_frames(len(source), frame_stride, num_frames, max_frames, loop, source.times())
     if len(indices) < 2:
         raise UserError(
             f"{path}: a clip needs 2 frames or more, and this gives {len(indices)} (the input has {len(source)}, "
@@ -154,7 +131,7 @@ def load_clip(
     clip = Clip(np.empty(0), [source.names[i] for i in indices], list(source.notes))
     if note:
         clip.notes.append(note)
-    frames = source.read(indices, lambda frame: limit_size(frame, max_size))
+    frames = source.read_all(indices, lambda frame: limit_size(frame, max_size))
     if masks is not None:
         clip.notes.extend(masks.notes)
         frames = _apply_masks(frames, source, masks, indices, max_size)
@@ -217,7 +194,7 @@ def _apply_masks(
                 )
     out = []
     for index, frame, mask in zip(
-        indices, frames, masks.read(indices, lambda m: limit_size(m, max_size), as_mask=True), strict=True
+        indices, frames, masks.read_all(indices, lambda m: limit_size(m, max_size), as_mask=True), strict=True
     ):
         h, w = frame.shape[:2]
         if mask.max() == 1:

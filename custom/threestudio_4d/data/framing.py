@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .frame_sources import name_some
+from .frame_source import name_some
 
 
 class Window(NamedTuple):

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..data.frame_sources import DECODE_ERRORS, read_picture
+from ..data.picture_file import DECODE_ERRORS, open_picture, read_picture
 from ..errors import UserError
 from .novel_views import read_frame
 from .protocols import Protocol
@@ -38,8 +38,10 @@ def picture_size(path: Path) -> tuple[int, int]:
         UserError: it cannot be read.
     """
     try:
-        with Image.open(path) as image:
+        with open_picture(path) as image:
             return image.size
+    except UserError:
+        raise
     except DECODE_ERRORS as error:
         raise UserError(f"{path} cannot be read as a picture ({error}): make it again") from error
 

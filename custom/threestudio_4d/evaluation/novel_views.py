@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from ..data.clip import premultiply, resize_premultiplied
-from ..data.frame_sources import natural_key, read_picture
+from ..data.frame_source import natural_key
+from ..data.picture_file import read_picture
 from ..errors import UserError
 
 #: names of the views with ground truth, and their azimuths in degrees; the input is seen from azimuth 0

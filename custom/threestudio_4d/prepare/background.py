@@ -157,7 +157,8 @@ def _by_key(frames: list[np.ndarray], path: str, key_color: str, progress: Progr
     for frame in frames:
         keyed.append(key_out(frame, background))
         progress()
-    details = {"key_color": [round(c) for c in background.color], "key_tolerance": round(background.tolerance, 1)}
+    tolerance = round(float(background.tolerance), 1)  # numpy's numbers do not fit into JSON
+    details = {"key_color": [round(c) for c in background.color], "key_tolerance": tolerance}
     alphas = [frame[..., 3].astype(np.float32) / 255.0 for frame in keyed]
     return Cutout([frame[..., :3] for frame in keyed], alphas, "key", False, details)
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..data.frame_sources import FrameSource
+from ..data.frame_choice import evenly
+from ..data.frame_source import FrameSource
 from ..errors import UserError
 
 DEFAULT_FRAMES = 32
@@ -91,19 +92,6 @@ def choose(
         )
     chosen_times = [times[i] for i in indices] if times else None
     return Choice(indices, chosen_times, _rate(chosen_times), notes)
-
-
-def evenly(moments: np.ndarray, wanted: int, loop: bool) -> list[int]:
-    """Positions of the ``wanted`` entries of ``moments`` (ascending) next to evenly spaced ones."""
-    if wanted == 1 or len(moments) == 1:
-        return [0] * wanted
-    first, last = moments[0], moments[-1]
-    if loop:
-        period = last - first + float(np.median(np.diff(moments)))
-        targets = first + period * np.arange(wanted) / wanted
-    else:
-        targets = np.linspace(first, last, wanted)
-    return [int(np.abs(moments - target).argmin()) for target in targets]
 
 
 def _in_range(source: FrameSource, times: list[float] | None, start: float | None, end: float | None) -> list[int]:

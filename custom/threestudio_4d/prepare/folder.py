@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
-import re
 from pathlib import Path
 
-from ..data.frame_sources import SIDE_FILES, name_some
+from ..data.frame_source import name_some, natural_key
 from ..errors import UserError
+from ..paths import is_text, regular_file
 
-_FRAME = re.compile(r"\d+\.png")
+_WRITTEN_BESIDE = {
+    "prepare.json": {"contact_sheet.png", "preview.mp4", "prepare.json"},
+    "generate.json": {"contact_sheet.png", "clip.gif", "clip.mp4", "generate.json"},
+}
 
 
 def check_target(out: Path, inputs: list[Path], overwrite: bool, record: str = "prepare.json") -> None:
@@ -17,6 +21,8 @@ def check_target(out: Path, inputs: list[Path], overwrite: bool, record: str = "
 
     ``overwrite`` replaces an earlier clip, known by its ``record``, and never a folder that holds anything else.
     """
+    if not is_text(out):
+        raise UserError(f"{str(out)!r} is not UTF-8, so videos cannot be written there. Give another folder.")
     if not os.path.exists(out):
         parent = next(place for place in out.absolute().parents if os.path.exists(place))
         if not parent.is_dir() or not os.access(parent, os.W_OK):
@@ -30,10 +36,22 @@ def check_target(out: Path, inputs: list[Path], overwrite: bool, record: str = "
         return
     if not overwrite:
         raise UserError(f"{out} is not empty. Give another folder, or --overwrite to replace an earlier result.")
-    strange = [name for name in entries if name not in SIDE_FILES and not _FRAME.fullmatch(name)]
-    if strange or record not in entries:
-        found = name_some(strange) if strange else f"no {record}"
+    own = _own_names(out / record)
+    strange = [entry.name for entry in out.iterdir() if entry.name not in own or not entry.is_file()]
+    if strange or not own:
+        found = name_some(sorted(strange, key=natural_key)) if own else f"no {record}"
         raise UserError(
             f"{out} does not look like an earlier result ({found}), so --overwrite leaves it alone. Give another "
             "folder."
         )
+
+
+def _own_names(record: Path) -> set[str]:
+    """The names of all files of the result that ``record`` tells of; none if it is not one of ours."""
+    try:
+        told = json.loads(regular_file(record).read_text(encoding="utf-8"))
+        if not told["made_by"].startswith("threestudio_4d."):
+            return set()
+        return {f"{k}.png" for k in range(told["frames"])} | _WRITTEN_BESIDE[record.name]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return set()

@@ -7,7 +7,7 @@ import numpy as np
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from ..data.frame_sources import name_some
+from ..data.frame_source import name_some
 from ..errors import UserError
 
 COVERS_ALL = 0.98  # share of the picture above which a mask has found no object, but everything

@@ -12,7 +12,8 @@ import numpy as np
 from .. import __version__
 from ..atomic import atomic_folder, write_text
 from ..data.clip import limit_size, premultiply, resize_premultiplied, unpremultiply
-from ..data.frame_sources import FolderSource, FrameSource, name_some, natural_key, open_source
+from ..data.frame_source import FrameSource, name_some, natural_key
+from ..data.frame_sources import FolderSource, open_source
 from ..data.framing import Window, border_warning, common_box, cut_window, square_window, window_around
 from ..errors import UserError
 from ..paths import expand
@@ -126,16 +127,14 @@ class _Preparation:
 
     def read(self, source: FrameSource, choice: Choice) -> list[np.ndarray]:
         """Frames, uint8 ``[H, W, 3|4]``, an entry for each chosen index."""
-        unique = sorted(set(choice.indices))
-        with self.steps.bar("reading", len(unique)) as advance:
+        with self.steps.bar("reading", len(set(choice.indices))) as advance:
 
             def shrink(frame: np.ndarray) -> np.ndarray:
                 advance()
                 self.record["source_size"] = [frame.shape[1], frame.shape[0]]
                 return limit_size(frame, MAX_SIDE)
 
-            frames = dict(zip(unique, source.read(unique, shrink), strict=True))
-        return [frames[i] for i in choice.indices]
+            return source.read_all(choice.indices, shrink)
 
     def remove_background(self, frames: list[np.ndarray]) -> Cutout:
         method = self.settings.background

@@ -95,5 +95,6 @@ def _enlarged(frame: np.ndarray) -> np.ndarray:
 
 
 def _write(sheet: np.ndarray, text: str, x: int, y: int) -> None:
+    text = text.encode("ascii", "replace").decode()  # OpenCV's fonts have no more, and names that are no UTF-8 end it
     for color, thickness in (((255, 255, 255), 3), ((40, 40, 40), 1)):
         cv2.putText(sheet, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.4, color, thickness, cv2.LINE_AA)

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ...atomic import write_bytes
 from ...data.clip import premultiply, resize_premultiplied
-from ...data.frame_sources import read_picture
+from ...data.picture_file import read_picture
 
 TILE = 128
 HEADER = 20  # pixels for names above the columns
