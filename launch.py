@@ -115,9 +115,14 @@ def main(argv: list[str] | None = None) -> int:
     arguments, overrides = parse_arguments(sys.argv[1:] if argv is None else argv)
     let_idle_threads_sleep()
     n_gpus = select_devices(arguments.gpu)
-    is_upstream = prepare_host()
-    from threestudio.launching.main import main as launch
-
+    try:
+        is_upstream = prepare_host()
+        from threestudio.launching.main import main as launch
+    except ImportError as error:  # a package that is not installed
+        if arguments.verbose:
+            raise
+        print(f"error: threestudio cannot be imported: {error} (--verbose shows where)", file=sys.stderr)
+        return 2
     return launch(arguments, overrides, n_gpus, is_upstream)
 
 

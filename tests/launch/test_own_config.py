@@ -168,3 +168,15 @@ def test_shipped_configs_contradict_runs_of_other_ones(run_of_a_shipped_config):
         if small != large:
             with pytest.raises(ConfigError, match="system.geometry.grid_size: "):
                 changes_since(folder, own, read_yaml(other))
+
+
+def test_overrides_reach_what_refers_to_them(tmp_path):
+    text = "seed: 1\na: ${seed}\nb: ${seed}\nc: ${a}\nsteps: [1, '${seed}']\n"
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs/raw.yaml").write_text(text)
+    (tmp_path / "configs/parsed.yaml").write_text("seed: 2\na: 2\nb: 9\nc: 2\nsteps: [1, 2]\nd: {e: 4}\n")
+    own = read_own_config(tmp_path)
+    keys = ("seed", "a", "b", "c", "steps", "d")
+    assert [own[key] for key in keys] == [2, 2, 9, 2, [1, 2], {"e": 4}]
+    own.seed = 3
+    assert [own[key] for key in keys] == [3, 3, 9, 3, [1, 3], {"e": 4}]

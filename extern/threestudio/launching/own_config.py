@@ -47,7 +47,10 @@ def readable(path: Path) -> str:
 
 
 def read_own_config(trial: Path) -> DictConfig | None:
-    """The resolved config of the run in ``trial``, leading to that folder; ``None`` if it has kept none.
+    """The config of the run in ``trial``, leading to that folder; ``None`` if it has kept none.
+
+    Values are those of ``parsed.yaml``; what ``raw.yaml`` has as a reference to another key still is one where that is
+    the same, so that an override reaches whatever depends on it.
 
     Raises:
         ConfigError: it is damaged.
@@ -57,6 +60,9 @@ def read_own_config(trial: Path) -> DictConfig | None:
         return None
     for key in DERIVED:
         own.pop(key, None)
+    written = read_yaml(trial / CONFIGS / RAW_NAME)
+    if written is not None:
+        own = _with_references(own, written)
     if f"{own.get('tag', '')}{own.get('timestamp') or ''}" != trial.name:  # renamed since, or cleaned
         own.tag, own.timestamp = trial.name, ""
     own.name, own.exp_root_dir = trial.parent.name, readable(trial.parent.parent)
@@ -103,6 +109,16 @@ def _leaves(config: DictConfig) -> dict[str, Any]:
         return {prefix[1:]: value}
 
     return walk(OmegaConf.to_container(config, resolve=False), "")
+
+
+def _with_references(own: DictConfig, written: DictConfig) -> DictConfig:
+    base = OmegaConf.merge(written, {})
+    before = _leaves(written)
+    # plain values first: references to them follow
+    for key, value in sorted(_leaves(own).items(), key=lambda leaf: "${" in str(before.get(leaf[0]))):
+        if key in PLACE or _select(base, key) != _select(own, key):
+            OmegaConf.update(base, key, value, merge=False, force_add=True)
+    return base
 
 
 def _select(config: DictConfig, key: str) -> Any:

@@ -120,8 +120,10 @@ class Run:
             if limits.get(key[self.mode]) == 0:
                 limits.pop(key[self.mode])
             return
-        before, now = limits.get("max_steps", -1), OmegaConf.select(given, "trainer.max_steps", default=-1)
-        if not told and 0 < before <= self.resume.step and (now > self.resume.step or now < 0):
+        before, now = limits.get("max_steps"), OmegaConf.select(given, "trainer.max_steps")
+        if told or not isinstance(before, int) or not isinstance(now, int):
+            return
+        if 0 < before <= self.resume.step < now:
             threestudio.info(f"the run has reached its {before} steps: going on to trainer.max_steps={now} of the file")
             limits.max_steps = now
 
