@@ -138,6 +138,7 @@ def benchmark_guidance(
 
 def write_report(report: dict[str, Any], path: Path) -> None:
     """Write a report as JSON."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(report, indent=1) + "\n")
+    from threestudio_4d.atomic import write_text  # found once the script that calls has set its path
+
+    write_text(path, json.dumps(report, indent=1) + "\n")
     print(f"wrote {path}")

@@ -59,8 +59,8 @@ def _message(error: BaseException) -> str:
         return str(error)
     file = f" to write '{error.filename}'" if error.filename else ""
     return (
-        f"{reason[0].upper()}{reason[1:]}{file}. Free some space or set exp_root_dir to another disk; what was saved "
-        "before is whole, and resume= goes on from there."
+        f"{reason[0].upper()}{reason[1:]}{file}. Free some space or set exp_root_dir to another disk. Checkpoints that "
+        "were saved before are whole, and resume= goes on from them."
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from threestudio.launching.lock import FolderLock
+from threestudio.utils.atomic import write_bytes
 from threestudio.utils.config import dump_config
 from threestudio.utils.errors import UserError
 from threestudio.utils.misc import get_rank
@@ -84,7 +85,7 @@ class Trial:
             content = Path(config_path).read_bytes()
             if not raw.is_file() or raw.read_bytes() != content:
                 _keep(raw)
-                raw.write_bytes(content)
+                write_bytes(raw, content)
         if not _says_the_same(parsed, cfg):
             _keep(parsed)
             dump_config(str(parsed), cfg)
