@@ -20,7 +20,7 @@ def project_root() -> Path:
 def find_file(path: str | os.PathLike[str]) -> Path | None:
     """``path`` as seen from the working directory, else from the project; None if it is in neither place."""
     for candidate in (Path(path), project_root() / path):
-        if candidate.exists():
+        if candidate.is_file() or candidate.is_dir():  # not a pipe, which would be waited for
             return candidate
     return None
 

@@ -1,3 +1,4 @@
+import os
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -236,3 +237,9 @@ def test_missing_values_elsewhere_do_not_matter(here):
 def test_defaults_are_a_valid_config(here):
     assert isinstance(parse_structured(ExperimentConfig, {}).data, type(OmegaConf.create({})))
     assert isinstance(parse_structured(Part, {}).numbers, ListConfig)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.yaml")
+    with pytest.raises(UserError, match="is not a file but"):
+        load_config(str(tmp_path / "a.yaml"))

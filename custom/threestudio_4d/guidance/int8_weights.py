@@ -54,4 +54,4 @@ def save_int8(state: dict[str, Tensor], folder: Path) -> None:
 def load_int8(folder: Path) -> dict[str, Tensor] | None:
     """The state stored in a folder, or None if it holds no 8-bit weights."""
     path = folder / FILE_NAME
-    return restore(load_file(path)) if path.exists() else None
+    return restore(load_file(path)) if path.is_file() else None

@@ -182,7 +182,7 @@ def load_mvdream_checkpoint(
 def has_original_unet(folder: str | Path) -> bool:
     """Whether the UNet of a folder keeps the original names of its tensors."""
     config = part_folder(folder, "unet") / "config.json"
-    return config.exists() and json.loads(config.read_text()).get("_class_name") == ORIGINAL_UNET_CLASS
+    return config.is_file() and json.loads(config.read_text()).get("_class_name") == ORIGINAL_UNET_CLASS
 
 
 def load_folder_with_original_unet(

@@ -62,7 +62,7 @@ class PriorWeights:
 def read_index(folder: Path) -> dict[str, Any]:
     """``model_index.json`` of a prior's folder; empty if it has none."""
     path = folder / INDEX_NAME
-    return json.loads(path.read_text()) if path.exists() else {}
+    return json.loads(path.read_text()) if path.is_file() else {}
 
 
 def part_path(folder: Path, part: str) -> Path:

@@ -319,7 +319,7 @@ class SVDModel(nn.Module):
         """
         folders = {part: part_folder(folder, part) for part in SVD_PARTS}
         path = Path(folder) / "feature_extractor" / "preprocessor_config.json"
-        preprocessor = json.loads(path.read_text()) if path.exists() else {}
+        preprocessor = json.loads(path.read_text()) if path.is_file() else {}
         model = cls(
             unet=load_network(diffusers.UNetSpatioTemporalConditionModel, folders["unet"], dtype),
             vae=load_network(diffusers.AutoencoderKLTemporalDecoder, folders["vae"], dtype),

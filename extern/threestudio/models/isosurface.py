@@ -71,7 +71,7 @@ class MarchingTetrahedraHelper(IsosurfaceHelper):
     def __init__(self, resolution: int, tets_path: str) -> None:
         super().__init__()
         self.resolution = resolution
-        if not os.path.exists(tets_path):
+        if not os.path.isfile(tets_path):
             raise UserError(
                 f"Marching tetrahedra needs the grid file '{tets_path}', which is not there. "
                 "Set isosurface_method to mc-cpu (marching cubes), or get the file from a threestudio checkout."

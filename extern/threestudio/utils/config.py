@@ -293,6 +293,8 @@ def _remember_path(cfg: DictConfig, prefix: str) -> None:
 
 
 def _read_yaml(path: str) -> Any:
+    if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for without end
+        raise UserError(f"The config file '{path}' is not a file but a folder, a pipe or a device.")
     try:
         return OmegaConf.load(path)
     except FileNotFoundError as error:

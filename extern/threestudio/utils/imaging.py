@@ -23,7 +23,7 @@ __all__ = [
 
 def read_rgb(path: str) -> np.ndarray:
     """Pixels [H, W, 3] uint8 of an image file; transparent pixels are put on white."""
-    img = cv2.imread(path, cv2.IMREAD_UNCHANGED)
+    img = cv2.imread(path, cv2.IMREAD_UNCHANGED) if os.path.isfile(path) else None
     if img is None:
         raise OSError(f"The image '{path}' cannot be read.")
     if img.dtype != np.uint8:

@@ -208,7 +208,7 @@ class PromptProcessor(BaseObject):
         if not prompt.startswith("lib:"):
             return prompt
         path = os.path.join("load", "prompt_library.json")
-        if not os.path.exists(path):
+        if not os.path.isfile(path):
             raise UserError(f"The prompt '{prompt}' needs the prompt library '{path}', which is not there.")
         with open(path, encoding="utf-8") as file:
             library = json.load(file)["dreamfusion"]
