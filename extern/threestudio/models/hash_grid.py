@@ -5,7 +5,6 @@ lookups are concatenated. Fine grids share a table of fixed size through a hash.
 the parameters are those of tiny-cuda-nn, so that the two can read each other's ``params``.
 """
 
-import itertools
 import math
 from typing import Any, NamedTuple
 
@@ -98,9 +97,6 @@ class HashGrid(nn.Module):
         self.n_output_dims = len(self.levels) * self.n_features
         total = sum(level.size for level in self.levels)
         self.params = nn.Parameter(torch.empty(total * self.n_features).uniform_(-INITIAL, INITIAL))
-        corners = torch.tensor(list(itertools.product((0, 1), repeat=n_input_dims)))
-        self.corners: Tensor
-        self.register_buffer("corners", corners, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.float()
@@ -113,20 +109,24 @@ class HashGrid(nn.Module):
         fraction = position - cell
         if self.smooth:
             fraction = fraction.square() * (3 - 2 * fraction)
-        texels = cell.long()[:, None] + self.corners  # [N, 2^D, D]
-        weights = torch.where(self.corners.bool(), fraction[:, None], 1 - fraction[:, None]).prod(-1)
-        features = F.embedding(_index(texels, level), table)
+        shares = torch.stack([1 - fraction, fraction], dim=-1)  # [N, D, 2]
+        weights = shares[:, 0]
+        for axis in range(1, self.n_input_dims):
+            weights = (weights[..., None] * shares[:, axis, None]).flatten(1)
+        features = F.embedding(_corners(cell.long(), level), table)  # [N, 2^D, n_features]
         return (features * weights[..., None]).sum(1)
 
 
-def _index(texels: Tensor, level: Level) -> Tensor:
-    """Rows [...] of a level's table for texels [..., D]."""
-    dimensions = texels.shape[-1]
-    if level.is_hashed(dimensions):
-        index = torch.zeros_like(texels[..., 0])
-        for axis in range(dimensions):
-            index = index ^ (texels[..., axis] * PRIMES[axis] & _32_BITS)
-    else:
-        strides = [level.resolution**axis for axis in range(dimensions)]
-        index = (texels * torch.tensor(strides, device=texels.device)).sum(-1)
+def _corners(cell: Tensor, level: Level) -> Tensor:
+    """Rows [N, 2^D] of a level's table for the corners of cells [N, D]; the first axis changes most slowly."""
+    dimensions = cell.shape[1]
+    texels = torch.stack([cell, cell + 1], dim=-1)  # [N, D, 2]
+    hashed = level.is_hashed(dimensions)
+    index = texels.new_zeros(len(cell), 1)
+    for axis in range(dimensions):
+        if hashed:
+            part = texels[:, axis, None] * PRIMES[axis] & _32_BITS
+            index = (index[..., None] ^ part).flatten(1)
+        else:
+            index = (index[..., None] + texels[:, axis, None] * level.resolution**axis).flatten(1)
     return index % level.size

@@ -64,8 +64,9 @@ class StableDiffusionGuidance(sd_guidance.StableDiffusionGuidance):
         trainer_max_steps: Count = 25000
         use_img_loss: bool = False
         use_sjc: bool = False
-        var_red: bool = True  # of use_sjc
         token_merging: bool = False
+        # without effect: what belongs to refused keys, and the most pictures of guidance_eval
+        var_red: bool = True
         token_merging_params: dict | None = field(default_factory=dict)
         max_items_eval: Count = 4
 

@@ -22,7 +22,6 @@ class StableDiffusionVSDGuidance(VSDGuidance):
     class Config(VSDGuidance.Config):
         pretrained_model_name_or_path: str = "stabilityai/stable-diffusion-2-1-base"
         pretrained_model_name_or_path_lora: str | None = "stabilityai/stable-diffusion-2-1"
-        weights: str | None = None
         enable_memory_efficient_attention: bool = False
         enable_sequential_cpu_offload: bool = False
         enable_attention_slicing: bool = False

@@ -22,7 +22,8 @@ __all__ = ["Zero123Guidance"]
 class Zero123Guidance(Zero123GuidanceT):
     """Score distillation from a Zero123 that is shown one picture, ``cond_image_path``.
 
-    ``pretrained_config`` and ``vram_O`` have no effect: the architecture is known, and the decoder is not needed.
+    ``pretrained_config``, ``vram_O`` and ``max_items_eval`` have no effect: the architecture is known, and the decoder
+    is small.
     """
 
     @dataclass
