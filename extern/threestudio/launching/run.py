@@ -69,6 +69,8 @@ class Run:
     def read_config(self) -> None:
         """Everything that can be checked before parts are built; writes nothing."""
         path = self.arguments.config
+        if os.path.exists(path) and not os.path.isfile(path):
+            raise UserError(f"The config file '{path}' is not a file but a folder, a pipe or a device.")
         if not os.path.isfile(path):
             raise UserError(f"The config file '{path}' does not exist.{_near_file(path)}")
         overrides = [o for o in self.overrides if not o.startswith("resume=")]
