@@ -10,6 +10,7 @@ from threestudio.systems.utils import get_parameters
 from threestudio.utils.misc import set_device
 from threestudio_4d.errors import UserError
 from threestudio_4d.guidance import score_distillation as sd
+from threestudio_4d.guidance.sd_guidance import StableDiffusionGuidance
 from threestudio_4d.guidance.vsd_guidance import VSDGuidance
 from threestudio_4d.prior.rasterise import camera_to_world
 
@@ -221,6 +222,20 @@ def test_options_and_what_it_refuses():
         build(lora_n_timestamp_samples=0)
     with pytest.raises(UserError, match="must share their latents and their noise schedule"):
         build(toy(), toy("pixels"))
+
+
+def test_distill_follows_both_scores_too():
+    guidance, batch = build(), views()
+    noise, t = torch.randn(2, 4, 8, 8), torch.tensor([300, 600])
+    given = {**batch, "prompt_utils": Prompts(), "noise": noise, "timesteps": t}
+    torch.manual_seed(0)
+    alone = guidance.distill(**given)
+    torch.manual_seed(0)
+    assert torch.equal(alone.level_losses()[0], guidance(**given)["loss_vsd"])
+    plain = StableDiffusionGuidance.distill(guidance, **given)
+    assert not torch.allclose(alone.gradient, plain.gradient)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'noises'"):
+        guidance.distill(**given, noises=noise)
 
 
 def test_guidance_of_the_second_score_by_hand():

@@ -221,6 +221,11 @@ def test_wrong_values_are_named(key, value):
         make_renderer(**{key: value})
 
 
+def test_a_name_that_no_batch_has_is_refused():
+    with pytest.raises(TypeError, match="unexpected keyword argument 'output_normals'"):
+        make_renderer()(None, None, None, elevation=None, output_normals=False)
+
+
 def picture_and_gradients(state, device, planes, sampler, normals="finite_difference_laplacian"):
     """The image of every level and the gradients of a loss on images, normals and orientation."""
     geometry = CascadeKPlanes({"plane_backend": planes, "normal_type": normals})

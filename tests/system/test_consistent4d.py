@@ -117,6 +117,24 @@ def test_what_the_prior_saw_is_written_on_request(make_run):
         assert sheet.size == (3 * 16, 4 * 16)  # lambda_sds_0 is 0: the four views of one level
 
 
+def test_one_sheet_a_period_whatever_the_share_of_reference_steps(make_run):
+    system = make_run("system.freq.guidance_eval=8", "system.freq.n_ref=4", "system.freq.ref_only_steps=2").system
+    shown = [step for step in range(32) if "sds" in system.step_kinds(step) and system.shows_guidance(step)]
+    assert shown == [2, 9, 17, 25]
+
+
+def test_a_test_computes_normals_only_where_they_are_shown(make_run, monkeypatch):
+    run = make_run("system.video_fps=0")
+    asked = []
+    normals = run.system.geometry.normals
+    monkeypatch.setattr(run.system.geometry, "normals", lambda *given: asked.append(1) or normals(*given))
+    for split, expected in (("orbit", True), ("eval/0", False)):
+        asked.clear()
+        batch = next(b for b in run.datamodule.test_dataset if b["split_name"][0].startswith(split[:4]))
+        rendered = run.system.eval().renderer(**batch, output_normal=expected)
+        assert bool(asked) == ("comp_normal" in rendered) == expected
+
+
 def test_accumulate_does_both_kinds_on_every_step(make_run):
     run = make_run("system.freq.ref_or_zero123=accumulate", "system.freq.ref_only_steps=1")
     logged = losses_of(run, 2)

@@ -165,7 +165,7 @@ class CascadeKPlanes(BaseImplicitGeometry):
         return -(field - threshold)
 
     def export(
-        self, points: Float[Tensor, "*N 3"], timestamps: Float[Tensor, "*N 1"] | None = None, **kwargs: Any
+        self, points: Float[Tensor, "*N 3"], timestamps: Float[Tensor, "*N 1"] | None = None
     ) -> dict[str, Tensor]:
         """Raw colour features ``[..., n_feature_dims]`` of the finest level, for texturing a mesh."""
         return {"features": self.forward(points, timestamps)["features"][-1]}

@@ -21,6 +21,7 @@ import threestudio
 from threestudio.models.prompt_processors.base import PromptProcessorOutput
 from threestudio.utils.typing import Float, Int, Tensor
 
+from ..batch import check_rest_of_batch
 from ..errors import UserError
 from ..values import Count, Schedule, Share, Text
 from . import score_distillation as sd
@@ -130,7 +131,7 @@ class MVDreamGuidance(StableDiffusionGuidance):
         noise: Float[Tensor, "B C h w"] | None = None,
         timesteps: Int[Tensor, " B"] | None = None,
         guidance_eval: bool = False,
-        **kwargs: Any,
+        **batch: Any,
     ) -> ScoreDistillation:
         """Distil the score of every group of views.
 
@@ -147,6 +148,7 @@ class MVDreamGuidance(StableDiffusionGuidance):
         Raises:
             NonFiniteScoreError: the score is not finite.
         """
+        check_rest_of_batch(batch, self)
         if len(rgb) % self.cfg.n_view:
             raise ValueError(f"{len(rgb)} images do not divide into groups of n_view={self.cfg.n_view}")
         text, negative, camera = self.conditions(prompt_utils, elevation, azimuth, camera_distances, c2w)

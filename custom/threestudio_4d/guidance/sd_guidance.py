@@ -16,6 +16,7 @@ import threestudio
 from threestudio.models.prompt_processors.base import PromptProcessorOutput
 from threestudio.utils.typing import Float, Int, Tensor
 
+from ..batch import check_rest_of_batch
 from ..errors import UserError
 from ..values import Schedule, Text
 from .distillation_guidance import PictureGuidance, PromptedGuidance
@@ -96,7 +97,7 @@ class StableDiffusionGuidance(PictureGuidance, PromptedGuidance):
         noise: Float[Tensor, "B C h w"] | None = None,
         timesteps: Int[Tensor, " B"] | None = None,
         guidance_eval: bool = False,
-        **kwargs: Any,
+        **batch: Any,
     ) -> ScoreDistillation:
         """Distil the score of every picture.
 
@@ -110,6 +111,7 @@ class StableDiffusionGuidance(PictureGuidance, PromptedGuidance):
         Raises:
             NonFiniteScoreError: the score is not finite.
         """
+        check_rest_of_batch(batch, self)
         text, negative = self.embeddings(prompt_utils, elevation, azimuth, camera_distances)
         latents = self._given_latents(rgb) if rgb_as_latents else self.encode(rgb)
         return self.distil_latents(

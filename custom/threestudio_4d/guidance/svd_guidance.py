@@ -26,6 +26,7 @@ import threestudio
 from threestudio.utils.misc import C
 from threestudio.utils.typing import Float, Int, Tensor
 
+from ..batch import check_rest_of_batch
 from ..values import Count, Pixels, Positive, Schedule, Text
 from . import edm
 from .distillation_guidance import DistillationGuidance
@@ -210,7 +211,7 @@ class SVDGuidance(DistillationGuidance):
         noise: Float[Tensor, "B T C h w"] | None = None,
         timesteps: Int[Tensor, " B"] | None = None,
         guidance_eval: bool = False,
-        **kwargs: Any,
+        **batch: Any,
     ) -> ScoreDistillation:
         """Distil the score of every clip.
 
@@ -225,6 +226,7 @@ class SVDGuidance(DistillationGuidance):
         Raises:
             NonFiniteScoreError: the score is not finite.
         """
+        check_rest_of_batch(batch, self)
         num_frames = num_frames or len(rgb)
         if len(rgb) % num_frames:
             raise ValueError(f"{len(rgb)} frames do not divide into clips of {num_frames}")

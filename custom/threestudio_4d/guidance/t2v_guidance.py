@@ -16,6 +16,7 @@ import threestudio
 from threestudio.models.prompt_processors.base import PromptProcessorOutput
 from threestudio.utils.typing import Float, Int, Tensor
 
+from ..batch import check_rest_of_batch
 from ..values import Count, Number, Pixels, Schedule, Text
 from .distillation_guidance import PromptedGuidance
 from .score_distillation import ScoreDistillation
@@ -129,7 +130,7 @@ class TextToVideoGuidance(PromptedGuidance):
         noise: Float[Tensor, "B C F h w"] | None = None,
         timesteps: Int[Tensor, " B"] | None = None,
         guidance_eval: bool = False,
-        **kwargs: Any,
+        **batch: Any,
     ) -> ScoreDistillation:
         """Distil the score of every clip.
 
@@ -147,6 +148,7 @@ class TextToVideoGuidance(PromptedGuidance):
             ValueError: the frames do not divide into clips.
             NonFiniteScoreError: the score is not finite.
         """
+        check_rest_of_batch(batch, self)
         frames = num_frames or self.num_frames
         if len(rgb) % frames:
             raise ValueError(f"{len(rgb)} images do not divide into clips of {frames} frames")

@@ -23,10 +23,12 @@ import threestudio
 from threestudio.models.prompt_processors.base import PromptProcessorOutput
 from threestudio.utils.typing import Float, Int, Tensor
 
+from ..batch import check_rest_of_batch
 from ..errors import UserError
 from ..values import Count, Number, Schedule, Text
 from . import score_distillation as sd
 from .camera_lora import CAMERA_DIM, CameraLora
+from .score_distillation import ScoreDistillation
 from .sd_guidance import StableDiffusionGuidance, load_stable_diffusion
 from .sd_model import StableDiffusionModel
 
@@ -156,6 +158,70 @@ class VSDGuidance(StableDiffusionGuidance, nn.Module):
             output = self.lora.denoise(sd.add_noise(latents, noise, alpha_bar), timesteps, text, camera * kept[:, None])
         return F.mse_loss(output, target)
 
+    def distill(
+        self,
+        rgb: Float[Tensor, "B H W 3"],
+        prompt_utils: PromptProcessorOutput,
+        elevation: Float[Tensor, " B"],
+        azimuth: Float[Tensor, " B"],
+        camera_distances: Float[Tensor, " B"],
+        c2w: Float[Tensor, "B 4 4"],
+        mvp_mtx: Float[Tensor, "B 4 4"] | None = None,
+        rgb_as_latents: bool = False,
+        noise: Float[Tensor, "B C h w"] | None = None,
+        timesteps: Int[Tensor, " B"] | None = None,
+        guidance_eval: bool = False,
+        **batch: Any,
+    ) -> ScoreDistillation:
+        """Distil the difference of the two scores for every picture. The LoRA itself learns from ``lora_loss``.
+
+        Args:
+            rgb: renders in [0, 1], any size; with ``rgb_as_latents`` the latents themselves, [B, h, w, C].
+            prompt_utils: what a prompt processor gives when called.
+            elevation, azimuth, camera_distances: cameras, degrees and world units.
+            c2w, mvp_mtx: camera matrices; the config says which of them the LoRA is shown.
+            noise, timesteps: fixed values of the distillation instead of random ones.
+            guidance_eval: also decode what the pretrained model saw and what it made of it.
+
+        Raises:
+            NonFiniteScoreError: the score is not finite.
+        """
+        check_rest_of_batch(batch, self)
+        cameras = (elevation, azimuth, camera_distances)
+        latents = self._given_latents(rgb) if rgb_as_latents else self.encode(rgb)
+        seen = self._seen_by_lora(prompt_utils, cameras, c2w, mvp_mtx)
+        texts = self.embeddings(prompt_utils, *cameras)
+        return self._distil_encoded(latents, texts, seen, timesteps, noise, guidance_eval)
+
+    def _seen_by_lora(
+        self, prompt_utils: PromptProcessorOutput, cameras: tuple[Tensor, ...], c2w: Tensor, mvp_mtx: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """The plain prompt [B, L, D] and the cameras [B, 16]."""
+        plain = prompt_utils.get_text_embeddings(*cameras, False).to(self.device).chunk(2)[0]
+        return plain, self.camera(c2w, mvp_mtx)
+
+    def _distil_encoded(
+        self,
+        latents: Tensor,
+        texts: tuple[Tensor, Tensor],
+        seen_by_lora: tuple[Tensor, Tensor],
+        timesteps: Tensor | None,
+        noise: Tensor | None,
+        guidance_eval: bool,
+    ) -> ScoreDistillation:
+        (text, negative), (plain, camera) = texts, seen_by_lora
+        with torch.no_grad():
+            noisy, timesteps, _ = self.add_noise(latents, timesteps, noise)
+            eps, x0 = self.predict(noisy, timesteps, text, negative)
+            with self.single_precision():
+                eps_lora, x0_lora = self.lora.predict(noisy, timesteps, plain, camera, self.cfg.guidance_scale_lora)
+            # SDS against the renders' own score: what the LoRA predicts stands where the true noise and latents did.
+            gradient = sd.score_gradient(
+                self._coefficients[timesteps], self._form, latents=x0_lora, noise=eps_lora, eps=eps, x0=x0
+            )
+            evaluation = self._evaluation(noisy, x0, timesteps) if guidance_eval else None
+        return self.distil_gradient(latents, gradient, timesteps, evaluation=evaluation)
+
     def __call__(
         self,
         rgb: Float[Tensor, "B H W 3"],
@@ -169,36 +235,15 @@ class VSDGuidance(StableDiffusionGuidance, nn.Module):
         noise: Float[Tensor, "B C h w"] | None = None,
         timesteps: Int[Tensor, " B"] | None = None,
         guidance_eval: bool = False,
-        **kwargs: Any,
+        **batch: Any,
     ) -> dict[str, Any]:
-        """threestudio's way to ask: ``loss_vsd``, ``loss_lora``, ``grad_norm``, ``min_step``, ``max_step``, ``eval``.
-
-        Args:
-            rgb: renders in [0, 1], any size; with ``rgb_as_latents`` the latents themselves, [B, h, w, C].
-            prompt_utils: what a prompt processor gives when called.
-            elevation, azimuth, camera_distances: cameras, degrees and world units.
-            c2w, mvp_mtx: camera matrices; the config says which of them the LoRA is shown.
-            noise, timesteps: fixed values of the distillation instead of random ones.
-            guidance_eval: also decode what the pretrained model saw and what it made of it.
-
-        Raises:
-            NonFiniteScoreError: the score is not finite.
+        """threestudio's way to ask, with the arguments of ``distill``: ``loss_vsd``, ``loss_lora``, ``grad_norm``,
+        ``min_step``, ``max_step``, ``eval``.
         """
+        check_rest_of_batch(batch, self)
         cameras = (elevation, azimuth, camera_distances)
-        text, negative = self.embeddings(prompt_utils, *cameras)
-        plain = prompt_utils.get_text_embeddings(*cameras, False).to(self.device).chunk(2)[0]
-        camera = self.camera(c2w, mvp_mtx)
         latents = self._given_latents(rgb) if rgb_as_latents else self.encode(rgb)
-        with torch.no_grad():
-            noisy, timesteps, _ = self.add_noise(latents, timesteps, noise)
-            eps, x0 = self.predict(noisy, timesteps, text, negative)
-            with self.single_precision():
-                eps_lora, x0_lora = self.lora.predict(noisy, timesteps, plain, camera, self.cfg.guidance_scale_lora)
-            # SDS against the renders' own score: what the LoRA predicts stands where the true noise and latents did.
-            gradient = sd.score_gradient(
-                self._coefficients[timesteps], self._form, latents=x0_lora, noise=eps_lora, eps=eps, x0=x0
-            )
-            evaluation = self._evaluation(noisy, x0, timesteps) if guidance_eval else None
-        out = self.result(self.distil_gradient(latents, gradient, timesteps, evaluation=evaluation), "loss_vsd")
-        out["loss_lora"] = self.lora_loss(latents, plain, camera)
-        return out
+        seen = self._seen_by_lora(prompt_utils, cameras, c2w, mvp_mtx)
+        texts = self.embeddings(prompt_utils, *cameras)
+        distillation = self._distil_encoded(latents, texts, seen, timesteps, noise, guidance_eval)
+        return {**self.result(distillation, "loss_vsd"), "loss_lora": self.lora_loss(latents, *seen)}

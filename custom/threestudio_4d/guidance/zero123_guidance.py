@@ -19,6 +19,7 @@ import torch
 import threestudio
 from threestudio.utils.typing import Float, Int, Tensor
 
+from ..batch import check_rest_of_batch
 from ..values import Number, Positive, Schedule, Text
 from .distillation_guidance import PictureGuidance
 from .prior_weights import ZERO123_PARTS, resolve_prior
@@ -152,7 +153,7 @@ class Zero123GuidanceT(PictureGuidance):
         noise: Float[Tensor, "LB C h w"] | None = None,
         timesteps: Int[Tensor, " LB"] | None = None,
         guidance_eval: bool = False,
-        **kwargs: Any,
+        **batch: Any,
     ) -> ScoreDistillation:
         """Distil the score of every image, all levels of a cascade in one batch.
 
@@ -167,6 +168,7 @@ class Zero123GuidanceT(PictureGuidance):
         Raises:
             NonFiniteScoreError: the score is not finite.
         """
+        check_rest_of_batch(batch, self)
         if self.cfg.use_same_noise and levels is None:
             raise ValueError("use_same_noise needs to know how many levels the batch has: call distill(..., levels=L)")
         levels = levels or 1

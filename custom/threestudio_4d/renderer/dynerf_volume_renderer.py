@@ -13,6 +13,7 @@ import threestudio
 from threestudio.models.renderers.base import VolumeRenderer
 from threestudio.utils.typing import Float, Tensor
 
+from ..batch import check_rest_of_batch
 from ..values import Count, Whole
 from .compositing import sample_weights, sum_over_rays
 from .march import SAMPLERS, Samples, march
@@ -88,11 +89,14 @@ class DyNeRFVolumeRenderer(VolumeRenderer):
         rays_d: Float[Tensor, "B H W 3"],
         timestamps: Float[Tensor, "B 1"],
         bg_color: Tensor | None = None,
-        **kwargs: Any,
+        output_normal: bool | None = None,
+        **batch: Any,
     ) -> dict[str, Tensor]:
         """Render B images, each at its own time in [0, 1]; ray directions are unit vectors.
 
-        ``bg_color`` (``[3]``, ``[B, 3]`` or ``[B, H, W, 3]``) replaces the background module's colour.
+        Args:
+            bg_color: ``[3]``, ``[B, 3]`` or ``[B, H, W, 3]``, instead of the background module's colour.
+            output_normal: whether to compute normals; by default as the config says in training, and in evaluation.
 
         Returns:
             Finest level: ``comp_rgb``, ``comp_rgb_fg``, ``comp_rgb_bg [B,H,W,3]``, ``opacity``, ``depth`` (Σ w t, not
@@ -104,7 +108,9 @@ class DyNeRFVolumeRenderer(VolumeRenderer):
             alone, with weights scaled so that weighted sums keep their expectation. Rays without samples show the
             background.
         """
-        batch, height, width = rays_o.shape[:3]
+        check_rest_of_batch(batch, self)
+        with_normal = (self.cfg.output_normal or not self.training) if output_normal is None else output_normal
+        n_views, height, width = rays_o.shape[:3]
         origins, directions = rays_o.reshape(-1, 3).float(), rays_d.reshape(-1, 3).float()
         n_rays = len(origins)
         samples = self._sample(origins, directions)
@@ -117,13 +123,13 @@ class DyNeRFVolumeRenderer(VolumeRenderer):
         weights = sample_weights(density, self.step, rays, n_rays)  # [L, M]
         output: dict[str, Tensor] = {}
         normal, normal_weights, normal_rays = None, weights, rays
-        if self.training and self.cfg.output_normal:
+        if self.training and with_normal:
             flat = self._normals_for_training(points, times, t_dirs, rays, weights)
             normal, normal_weights, normal_rays = flat["normal"], flat["weights"].squeeze(-1), flat["ray_indices"]
             output.update(flat)
         elif self.training:
             output.update(weights=weights[..., None], t_dirs=t_dirs, ray_indices=rays, points=points)
-        else:
+        elif with_normal:
             # A picture of normals needs those of visible samples only (sizing that query syncs; evaluation may).
             seen = torch.nonzero(weights[-1] > VISIBLE_WEIGHT).squeeze(-1)
             normal = self._normals_in_chunks(points[seen], times[seen])
@@ -132,7 +138,7 @@ class DyNeRFVolumeRenderer(VolumeRenderer):
         columns = [colour, torch.ones_like(midpoints).expand_as(weights)[..., None]]
         squares = torch.stack([midpoints, midpoints.square()], dim=-1)
         values = torch.cat([*columns, squares.expand(*weights.shape, 2)], dim=-1) * weights[..., None]
-        summed = sum_over_rays(values, rays, n_rays).view(-1, batch, height, width, 6)
+        summed = sum_over_rays(values, rays, n_rays).view(-1, n_views, height, width, 6)
         foreground, opacity, depth, second = summed.split([3, 1, 1, 1], dim=-1)
         backdrop = self._backdrop(rays_d, bg_color)
         image = foreground + backdrop * (1 - opacity)
@@ -153,7 +159,7 @@ class DyNeRFVolumeRenderer(VolumeRenderer):
         if normal is not None and (self.cfg.return_comp_normal or not self.training):
             levels = slice(None) if self.training else slice(-1, None)
             facing = sum_over_rays(normal[levels] * normal_weights[levels, :, None], normal_rays, n_rays)
-            facing = F.normalize(facing.view(-1, batch, height, width, 3), dim=-1)
+            facing = F.normalize(facing.view(-1, n_views, height, width, 3), dim=-1)
             shown = (facing + 1) / 2 * opacity[levels]
             output["comp_normal"] = shown[-1]
             if self.training:

@@ -49,7 +49,7 @@ class StepKinds:
     ref_only_steps: Whole = 0
     """The first steps are all reference steps."""
     guidance_eval: Whole = 0
-    """About every so many steps, write what the prior saw and made of it to ``it<step>-train.png``; 0 never."""
+    """Once in so many steps, write what the prior saw and made of it to ``it<step>-train.png``; 0 never."""
 
 
 @threestudio.register("consistent4d-system")
@@ -175,13 +175,13 @@ class Consistent4D(BaseLift3DSystem):
 
     def distillation_loss(self, images: Tensor, view: dict[str, Any]) -> Tensor:
         """Score distillation of all levels in one call of the prior: images ``[L, B, H, W, 3]`` -> ``[L]``."""
-        levels, every = images.shape[0], self.cfg.freq.get("guidance_eval", 0)
+        levels = images.shape[0]
         cameras = ("elevation", "azimuth", "camera_distances", "frame_indices")
         distillation = self.guidance.distill(
             images.flatten(0, 1),
             **{key: view[key].repeat(levels) for key in cameras},
             levels=levels,
-            guidance_eval=every > 0 and self.true_global_step % every < self.cfg.freq.get("n_ref", 2),
+            guidance_eval=self.shows_guidance(self.true_global_step),
         )
         if distillation.evaluation is not None:
             name = f"it{self.true_global_step}-train.png"
@@ -189,6 +189,13 @@ class Consistent4D(BaseLift3DSystem):
         self.log("train/grad_norm", distillation.grad_norm)
         self.log_dict({"train/min_step": distillation.min_step, "train/max_step": distillation.max_step})
         return distillation.level_losses()
+
+    def shows_guidance(self, step: int) -> bool:
+        """Whether a step of novel views is the first one of its period of ``freq.guidance_eval`` steps."""
+        every = self.cfg.freq.get("guidance_eval", 0)
+        if every == 0:
+            return False
+        return not any(NOVEL_VIEW in self.step_kinds(before) for before in range(step - step % every, step))
 
     def weighted_sum(self, terms: dict[str, Term], kind: str) -> Tensor | float:
         """Sum of weight times value over the table, with every value and weight logged."""
