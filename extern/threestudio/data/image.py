@@ -54,7 +54,7 @@ class SingleImageDataModuleConfig:
 
 def _read(path: Path) -> Tensor:
     """A picture as float [H, W, C] in [0, 1]; C is 3, or 4 with alpha."""
-    from threestudio_4d.data.frame_sources import read_picture
+    from threestudio_4d.data.picture_file import read_picture
 
     if not path.is_file():
         raise UserError(f"data.image_path: there is no picture {path}.")

@@ -11,7 +11,7 @@ from torch import Tensor
 from threestudio import register
 from threestudio.utils.errors import UserError
 from threestudio.utils.values import Count, Positive
-from threestudio_4d.data.frame_sources import read_picture
+from threestudio_4d.data.picture_file import read_picture
 from threestudio_4d.guidance.zero123_guidance import Zero123GuidanceT
 from threestudio_4d.values import Schedule
 
