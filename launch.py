@@ -26,8 +26,7 @@ from pathlib import Path  # noqa: E402
 REPOSITORY = Path(__file__).resolve().parent
 
 EPILOG = """\
-overrides: key=value, with dots for nesting; text is taken as it stands, null where a key may have no value, other values
-are YAML, as in
+overrides: key=value, with dots for nesting; text is taken as it stands, other values are YAML, null is no value, as in
   trainer.max_steps=500 data.image_seq_path=clip.mp4 system.prompt_processor.prompt="a dog: sitting"
 resume=FILE|FOLDER|last continues a run (FOLDER: of an earlier run; last: the newest with this config's name and tag).
 checkpoint.every_n_minutes=2 is how often last.ckpt is renewed; the other keys of `checkpoint` are ModelCheckpoint's.
