@@ -127,8 +127,10 @@ class Request:
             device = torch.device(name)
         except RuntimeError as error:
             raise UserError(f"--device is '{name}'; give cpu, cuda or cuda:N.") from error
-        if device.type == "cuda" and not torch.cuda.is_available():
-            raise UserError(f"--device is '{name}', but PyTorch finds no GPU here.")
+        if device.type not in ("cpu", "cuda"):
+            raise UserError(f"--device is '{name}', which is not supported; give cpu, cuda or cuda:N.")
+        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+            raise UserError(f"--device is '{name}', but PyTorch finds {torch.cuda.device_count()} GPUs here.")
         return device
 
 
@@ -378,9 +380,6 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: cannot write {out}: {error.strerror or error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted; nothing was written", file=sys.stderr)

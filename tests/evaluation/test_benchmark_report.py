@@ -194,3 +194,21 @@ def test_means_over_seeds():
     assert method.value("iou", "cat") is None and method.value("psnr", "dog") is None and method.objects() == ["cat"]
     found[1]["objects"] = {}
     assert method.objects() == [] and method.spread("psnr", "cat") is None
+
+
+@pytest.mark.parametrize("damage", [b"step,train/loss\n10,5\nx,y\n", b"step,train/loss\n\xff\xfe,3\n"])
+def test_a_damaged_log_is_named_and_left_out(damage, tmp_path):
+    from types import SimpleNamespace
+
+    from threestudio_4d.evaluation.benchmark.report import _curve_charts
+
+    jobs = []
+    for name in ("good", "bad"):
+        log = tmp_path / name / "csv_logs" / "version_0" / "metrics.csv"
+        log.parent.mkdir(parents=True)
+        log.write_bytes(b"step,train/loss\n10,5\n20,4\n" if name == "good" else damage)
+        jobs.append(SimpleNamespace(config="a", seed=0, object=name, folder=str(tmp_path / name)))
+    said = []
+    charts = _curve_charts(jobs, said.append)
+    assert list(charts) == ["a"] and "good" in charts["a"] and "bad" not in charts["a"]
+    assert len(said) == 1 and str(tmp_path / "bad") in said[0] and "left out" in said[0]

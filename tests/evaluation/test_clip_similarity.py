@@ -68,10 +68,10 @@ def test_nothing_is_downloaded_unasked(monkeypatch, tmp_path):
 def test_folders_that_are_no_clip(folder, tmp_path):
     with pytest.raises(UserError, match="no prior weights found for 'absent'"):
         load_clip("absent", CPU)
-    with pytest.raises(UserError, match="holds none of model.safetensors, pytorch_model.bin"):
+    with pytest.raises(UserError, match="holds no weights|config.json is missing"):
         load_clip(str(tmp_path), CPU)
     (tmp_path / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
-    with pytest.raises(UserError, match="cannot be loaded as a CLIP model"):
+    with pytest.raises(UserError, match="config.json|no complete safetensors|do not fit"):
         load_clip(str(tmp_path), CPU)
     with pytest.raises(UserError, match="takes the folder of a CLIP model or a hub id"):
         load_clip(str(tmp_path / "model.safetensors"), CPU)
@@ -84,5 +84,5 @@ def test_missing_weights_are_not_made_up(folder, tmp_path):
     del state["visual_projection.weight"]
     save_file(state, tmp_path / "model.safetensors", {"format": "pt"})
     (tmp_path / "config.json").write_text((folder / "config.json").read_text())
-    with pytest.raises(UserError, match="lacks weights of a CLIP model, such as .*visual_projection.weight"):
+    with pytest.raises(UserError, match="do not fit CLIPModel: .*visual_projection.weight"):
         load_clip(str(tmp_path), CPU)

@@ -21,7 +21,6 @@ from .hashes import file_digest
 
 PUBLISHED = "openai/clip-vit-base-patch32"
 LOCAL_FOLDER = "load/clip-vit-base-patch32"
-_WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 _BATCH = 16
 
 # Of the training images of the published models (github.com/openai/CLIP).
@@ -81,19 +80,14 @@ def load_clip(name: str | None, device: torch.device) -> ClipEmbedder:
         UserError: it is not there, incomplete, or no CLIP.
     """
     folder = _find_published() if name is None else _find(name)
-    weights = next((folder / file for file in _WEIGHT_FILES if (folder / file).is_file()), None)
-    if weights is None:
-        raise UserError(f"{folder} holds none of {', '.join(_WEIGHT_FILES)}: put the weights of a CLIP model there")
     from transformers import CLIPModel
 
-    try:
-        model, info = CLIPModel.from_pretrained(folder, local_files_only=True, output_loading_info=True)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise UserError(f"{folder} cannot be loaded as a CLIP model: {str(error).splitlines()[0]}") from error
-    if info["missing_keys"] or info.get("mismatched_keys"):
-        raise UserError(f"{weights} lacks weights of a CLIP model, such as {sorted(info['missing_keys'])[:3]}")
-    model = model.to(device).eval().requires_grad_(False)
-    return ClipEmbedder(model, name or PUBLISHED, file_digest(weights), device)
+    from ..guidance.network_folder import load_network
+    from ..guidance.weight_files import weight_files
+
+    model = load_network(CLIPModel, folder).to(device).requires_grad_(False)
+    _, files = weight_files(folder)
+    return ClipEmbedder(model, name or PUBLISHED, file_digest(files[0]), device)
 
 
 def cosine(first: np.ndarray, second: np.ndarray) -> float:
@@ -136,7 +130,7 @@ def _find(name: str) -> Path:
     found = resolve_prior(name)
     if found.kind != "folder":
         raise UserError(f"--clip takes the folder of a CLIP model or a hub id, and {name} is a file")
-    if name == PUBLISHED and not any((found.path / file).is_file() for file in _WEIGHT_FILES):
+    if name == PUBLISHED and not any(found.path.glob("*.safetensors")) and not any(found.path.glob("*.bin")):
         return _download_pickled(name)
     return found.path
 

@@ -10,12 +10,14 @@ it the folder serves as a guidance, and the prompt processor needs another prior
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from ..atomic import atomic_folder
+from ..command import run_command
 from ..errors import UserError
 from .mvdream_ckpt import build_mvdream, build_text_tower, fill_from_checkpoint, fill_text_tower
 from .network_folder import save_network
@@ -58,4 +60,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main))

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import argparse
 import logging
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from ..atomic import atomic_folder
+from ..command import run_command
 from ..errors import UserError
 from .zero123_ckpt import load_zero123_checkpoint
 
@@ -37,12 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--dtype", choices=["float32", "float16", "bfloat16"], default="float32")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        convert(options.checkpoint, options.folder, getattr(torch, options.dtype))
-    except UserError as error:
-        raise SystemExit(f"error: {error}") from error
+    convert(options.checkpoint, options.folder, getattr(torch, options.dtype))
     print(f"wrote {options.folder}; use it as system.guidance.pretrained_model_name_or_path={options.folder}")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main))

@@ -17,6 +17,7 @@ from . import score_distillation as sd
 from .codec import PixelUnshuffleCodec, decode_latents, downscale, encode_images, scaling_factor
 from .network_folder import MAX_SHARD_SIZE, load_codec, load_network, part_folder, save_codec, save_network, write_index
 from .text import TEXT_PARTS, TextConditioner
+from .weight_files import read_config
 
 ModelT = TypeVar("ModelT", bound="TextModel")
 
@@ -219,5 +220,6 @@ class TextModel(DiffusionModel):
 
 def load_scheduler(folder: Path) -> DDIMScheduler:
     """The noise schedule of a folder, whatever sampler its authors saved it for."""
-    config = {key: value for key, value in DDIMScheduler.load_config(folder).items() if key != "skip_prk_steps"}
+    config = read_config(folder, DDIMScheduler.config_name)
+    config.pop("skip_prk_steps", None)
     return DDIMScheduler.from_config(config)

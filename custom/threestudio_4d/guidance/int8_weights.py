@@ -8,6 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from .weight_files import check_weight_file
+
 FILE_NAME = "weights.int8.safetensors"
 SUFFIX = ".scale"
 # The first and the last layer stay in half precision: small, and behind nearly all of what 8 bits cost a denoiser of
@@ -54,4 +56,7 @@ def save_int8(state: dict[str, Tensor], folder: Path) -> None:
 def load_int8(folder: Path) -> dict[str, Tensor] | None:
     """The state stored in a folder, or None if it holds no 8-bit weights."""
     path = folder / FILE_NAME
-    return restore(load_file(path)) if path.is_file() else None
+    if not path.is_file():
+        return None
+    check_weight_file(path)
+    return restore(load_file(path))

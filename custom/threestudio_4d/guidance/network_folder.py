@@ -16,6 +16,7 @@ from ..errors import UserError
 from .codec import PixelUnshuffleCodec
 from .int8_weights import load_int8, save_int8
 from .prior_weights import INDEX_NAME, part_path
+from .weight_files import check_weight_file, read_config, weight_files
 
 MAX_SHARD_SIZE = "15MB"
 
@@ -42,20 +43,35 @@ def load_network(model_class: type[nn.Module], folder: str | Path, dtype: torch.
 
     Args:
         model_class: such as ``UNet2DConditionModel`` or ``CLIPTextModel``.
-        folder: holds ``config.json`` and safetensors (or ``.bin``, read without running code), or 8-bit weights.
+        folder: holds ``config.json`` and safetensors (or ``.bin``, read without running code), or 8-bit weights; a
+            variant (``*.fp16.safetensors``) does where there are no plain files.
 
     Raises:
-        UserError: weights are missing, unknown or of another shape.
+        UserError: files or weights are missing, damaged, unknown or of another shape.
     """
     folder = Path(folder)
+    stored = read_config(folder).get("_class_name")
+    if stored is not None and issubclass(model_class, ModelMixin) and stored != model_class.__name__:
+        raise _misfit(model_class, folder, f"its config.json says {stored}. This is another kind of prior")
     state = load_int8(folder)
     if state is not None:
         # nn.Module's own cast: that of diffusers warns of modules to keep in float32, of which there are none.
         return nn.Module.to(_load_int8_strict(model_class, folder, state), dtype)
+    variant, files = weight_files(folder)
+    for path in files:
+        check_weight_file(path)
     try:
         model, info = model_class.from_pretrained(
-            folder, torch_dtype=dtype, low_cpu_mem_usage=False, local_files_only=True, output_loading_info=True
+            folder,
+            torch_dtype=dtype,
+            low_cpu_mem_usage=False,
+            local_files_only=True,
+            output_loading_info=True,
+            variant=variant,
+            use_safetensors=files[0].suffix == ".safetensors",
         )
+    except OSError as error:  # such as a shard that the index names and that is not there
+        raise UserError(f"The weights in {folder} cannot be read: {error}") from error
     except RuntimeError as error:  # diffusers does not list weights of another shape, it stops at them
         raise _misfit(model_class, folder, str(error)) from error
     wrong = {
@@ -123,7 +139,7 @@ def without_position_ids(encoder: nn.Module) -> nn.Module:
 
 def load_codec(folder: str | Path, dtype: torch.dtype = torch.float32) -> AutoencoderKL | PixelUnshuffleCodec:
     """The image codec of a prior: an autoencoder, or the lossless codec of a prior on pixels."""
-    config = json.loads((Path(folder) / "config.json").read_text())
+    config = read_config(folder)
     if config.get("_class_name") == PixelUnshuffleCodec.__name__:
         return PixelUnshuffleCodec.from_config(config)
     return load_network(AutoencoderKL, folder, dtype)

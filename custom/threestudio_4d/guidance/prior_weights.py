@@ -17,7 +17,6 @@ latter names parts that stand in a sibling folder: ``{"shared": {"text_encoder":
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Sequence
@@ -27,6 +26,7 @@ from typing import Any, Literal
 
 from ..errors import UserError
 from ..paths import project_root
+from .weight_files import read_config
 
 CHECKPOINT_SUFFIXES = (".ckpt", ".pt", ".pth", ".safetensors")
 BUILT_IN_FOLDER = Path("load", "priors")
@@ -62,7 +62,7 @@ class PriorWeights:
 def read_index(folder: Path) -> dict[str, Any]:
     """``model_index.json`` of a prior's folder; empty if it has none."""
     path = folder / INDEX_NAME
-    return json.loads(path.read_text()) if path.is_file() else {}
+    return read_config(folder, INDEX_NAME) if path.is_file() else {}
 
 
 def part_path(folder: Path, part: str) -> Path:
@@ -172,6 +172,10 @@ def _from_hub(name: str, parts: Sequence[str]) -> Path:
         if pickles:  # older exports have .bin files only; the loaders read these with weights_only=True
             wanted = [f"{part}/*.bin" for part in pickles]
             folder = Path(snapshot_download(name, allow_patterns=wanted, ignore_patterns=skip, etag_timeout=10))
+        variants = _incomplete_parts(folder, parts)
+        if variants:  # and some offer half precision only
+            wanted = [f"{part}/*{end}" for part in variants for end in (".fp16*.safetensors", ".index.fp16.json")]
+            folder = Path(snapshot_download(name, allow_patterns=wanted, etag_timeout=10))
     except Exception as error:  # the hub client raises many types for one cause: the files cannot be had
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(

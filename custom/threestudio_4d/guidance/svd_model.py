@@ -29,6 +29,7 @@ from .diffusion_model import CLIP_MEAN, CLIP_STD, PictureCondition
 from .network_folder import MAX_SHARD_SIZE, load_network, part_folder, save_network, without_position_ids, write_index
 from .prior_weights import read_index, resolve_prior
 from .temporal_convolution import flatten_temporal_convolutions
+from .weight_files import read_config
 
 SVD_PARTS = ("unet", "vae", "image_encoder", "scheduler")
 
@@ -324,7 +325,9 @@ class SVDModel(nn.Module):
             unet=load_network(diffusers.UNetSpatioTemporalConditionModel, folders["unet"], dtype),
             vae=load_network(diffusers.AutoencoderKLTemporalDecoder, folders["vae"], dtype),
             image_encoder=load_network(CLIPVisionModelWithProjection, folders["image_encoder"], dtype),
-            scheduler=diffusers.EulerDiscreteScheduler.from_pretrained(folders["scheduler"]),
+            scheduler=diffusers.EulerDiscreteScheduler.from_config(
+                read_config(folders["scheduler"], diffusers.EulerDiscreteScheduler.config_name)
+            ),
             image_mean=tuple(preprocessor.get("image_mean", CLIP_MEAN)),
             image_std=tuple(preprocessor.get("image_std", CLIP_STD)),
             norm_groups=read_index(Path(folder)).get("norm_groups"),

@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import CLIPVisionModelWithProjection
 
@@ -32,6 +32,8 @@ from .network_folder import (
     write_index,
 )
 from .prior_weights import ZERO123_PARTS, read_index
+from .safe_checkpoint import read_state_dict
+from .weight_files import check_weight_file, read_config, weight_files
 
 
 class Zero123Condition(PictureCondition):
@@ -199,7 +201,7 @@ class Zero123Model(PictureLatents, DiffusionModel):
             vae=load_codec(parts["vae"], dtype),
             image_encoder=load_network(CLIPVisionModelWithProjection, parts["image_encoder"], dtype),
             camera_projection=_load_camera_projection(parts["clip_camera_projection"], dtype),
-            scheduler=DDIMScheduler.from_pretrained(parts["scheduler"]),
+            scheduler=DDIMScheduler.from_config(read_config(parts["scheduler"], DDIMScheduler.config_name)),
             condition_tokens=read_index(Path(folder)).get("condition_tokens", "pooled"),
         )
         return model.to(device) if device is not None else model
@@ -233,14 +235,9 @@ class Zero123Model(PictureLatents, DiffusionModel):
 
 
 def _load_camera_projection(folder: Path, dtype: torch.dtype) -> nn.Linear:
-    safetensors_path = folder / "diffusion_pytorch_model.safetensors"
-    pickle_path = folder / "diffusion_pytorch_model.bin"
-    if safetensors_path.exists():
-        state = load_file(safetensors_path)
-    elif pickle_path.exists():
-        state = torch.load(pickle_path, map_location="cpu", weights_only=True)
-    else:
-        raise UserError(f"{folder} holds neither {safetensors_path.name} nor {pickle_path.name}")
+    _, files = weight_files(folder)
+    check_weight_file(files[0])
+    state = read_state_dict(files[0])
     if set(state) != {"proj.weight", "proj.bias"}:
         raise UserError(f"{folder} must hold proj.weight and proj.bias, found {', '.join(sorted(state))}")
     linear = nn.Linear(state["proj.weight"].shape[1], state["proj.weight"].shape[0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from pathlib import Path
 
 from ..data.frame_source import name_some, natural_key
@@ -25,8 +26,12 @@ def check_target(out: Path, inputs: list[Path], overwrite: bool, record: str = "
         raise UserError(f"{str(out)!r} is not UTF-8, so videos cannot be written there. Give another folder.")
     if not os.path.exists(out):
         parent = next(place for place in out.absolute().parents if os.path.exists(place))
-        if not parent.is_dir() or not os.access(parent, os.W_OK):
-            raise UserError(f"{out} cannot be made: {parent} is {'not writable' if parent.is_dir() else 'a file'}.")
+        if not parent.is_dir():
+            raise UserError(f"{out} cannot be made: {parent} is a file.")
+        try:  # permissions alone do not tell: root may write to /proc, which takes nothing
+            os.rmdir(tempfile.mkdtemp(prefix=".try-", dir=parent))
+        except OSError as error:
+            raise UserError(f"{out} cannot be made: {parent} is not writable ({error.strerror}).") from error
     if any(out.resolve() == place.resolve() or out.resolve() in place.resolve().parents for place in inputs):
         raise UserError(f"{out} holds the input. Give another folder for the result.")
     if out.exists() and not out.is_dir():

@@ -13,6 +13,7 @@ the clip at the origin, the farthest vertex over the clip at distance ``RADIUS``
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 import zipfile
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..command import run_command
 from ..errors import UserError
 from ..srgb import linear_to_srgb
 from .gltf import Asset, Clip, read_glb
@@ -414,4 +416,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main))

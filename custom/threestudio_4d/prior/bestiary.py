@@ -8,6 +8,7 @@ low-poly solids, each fixed to one joint. World: z up, facing +x.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import trimesh
 
+from ..command import run_command
 from ..srgb import linear_to_srgb
 from .assets import PackedAsset, _normalisation, skin, write_pack
 
@@ -376,4 +378,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main))

@@ -9,6 +9,7 @@ World: z up; before it is turned, the creature walks along +x.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import torch
 
 from threestudio.utils.typing import Tensor
 
+from ..command import run_command
 from .assets import _normalisation
 from .rasterise import Shot, render
 from .scenes import PosedMeshes
@@ -291,4 +293,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main))

@@ -7,6 +7,7 @@ poses that move, objects that fill the picture. It ends by counting captions and
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from PIL import Image, ImageDraw
 
 from threestudio.utils.typing import Float, Tensor
 
+from ..command import run_command
 from .captions import Captions
 from .clip_sampler import ClipSampler
 from .scenes import PosedMeshes
@@ -75,4 +77,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main))

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ import numpy as np
 import torch
 
 from ..atomic import write_text
+from ..command import run_command
 from ..errors import UserError
 from .assets import RADIUS, PackedAsset, read_pack
 from .captions import clip_action, clip_caption
@@ -172,4 +174,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main))

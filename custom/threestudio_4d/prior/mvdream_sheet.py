@@ -9,6 +9,7 @@ With ``--pack`` the sentences are captions of held-out assets, and the true view
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..command import run_command
 from ..guidance.mvdream_guidance import load_mvdream
 from ..guidance.mvdream_model import camera_condition
 from .captions import asset_caption
@@ -87,4 +89,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main))

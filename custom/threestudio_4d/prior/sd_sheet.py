@@ -9,6 +9,7 @@ With a pack, the sentences are captions of its held-out assets, and each row beg
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import cv2
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..command import run_command
 from ..errors import UserError
 from ..guidance.sd_guidance import load_stable_diffusion
 from ..guidance.sd_model import StableDiffusionModel
@@ -103,4 +105,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import cv2
 import torch
 from torch import Tensor
 
+from ..command import run_command
 from ..guidance.svd_model import SVDModel, load_svd
 from .clip_sampler import ClipSampler
 from .scenes import PosedMeshes
@@ -95,4 +97,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main))

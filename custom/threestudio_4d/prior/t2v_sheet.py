@@ -10,6 +10,7 @@ above the samples. A sheet that ends in ``.gif`` or ``.mp4`` moves, and has one 
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import cv2
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..command import run_command
 from ..errors import UserError
 from ..guidance.t2v_model import TextToVideoModel, load_t2v
 from ..video_files import write_video
@@ -129,4 +131,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main))

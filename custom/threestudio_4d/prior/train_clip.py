@@ -8,6 +8,7 @@ priors are trained with.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..command import run_command
 from .captions import TEMPLATES, Captions
 from .clip_evaluation import caption_retrieval, picture_features, view_accuracy
 from .clip_model import ImageTextModel
@@ -158,4 +160,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main))

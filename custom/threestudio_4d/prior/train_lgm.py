@@ -18,6 +18,7 @@ A second call with the same ``--out`` goes on where the first one stopped.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..command import run_command
 from ..diffusion.lgm.checkpoint import load_lgm, save_lgm
 from ..diffusion.lgm.model import LGMModel
 from ..diffusion.lgm.picture import sides_of_pictures
@@ -179,4 +181,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main))

@@ -10,6 +10,7 @@ A second call with the same ``--out`` goes on where the first one stopped.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
+from ..command import run_command
 from ..guidance.mvdream_model import VIEWS, MVDreamModel, camera_condition
 from ..guidance.score_distillation import add_noise, v_from_eps_x0
 from .captions import TEMPLATES, Captions
@@ -165,4 +167,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main))

@@ -8,6 +8,7 @@ one stopped. The prior is ``run/svd/prior``.
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKLTemporalDecoder
 from torch import Tensor
 
+from ..command import run_command
 from ..guidance import edm
 from ..guidance.svd_model import SVDCondition, SVDModel
 from .clip_sampler import ClipSampler
@@ -246,4 +248,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main))

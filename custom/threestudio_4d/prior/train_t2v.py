@@ -9,6 +9,7 @@ Two stages, as ModelScope's UNet came from Stable Diffusion's: all that looks at
 
 from __future__ import annotations
 
+import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ import torch.nn.functional as F
 from diffusers import UNet3DConditionModel
 from torch import Tensor
 
+from ..command import run_command
 from ..errors import UserError
 from ..guidance.score_distillation import add_noise, v_from_eps_x0
 from ..guidance.t2v_model import TextToVideoModel
@@ -244,4 +246,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main))

@@ -6,6 +6,7 @@ A second call with the same ``--out`` goes on where the first one stopped.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..command import run_command
 from ..guidance.zero123_model import Zero123Model, camera_vector
 from .jitter import ShapeJitter
 from .pairs import PairSampler
@@ -125,4 +127,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main))

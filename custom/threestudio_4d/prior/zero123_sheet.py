@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import cv2
 import torch
 
+from ..command import run_command
 from ..evaluation.novel_views import NOVEL_VIEWS
 from ..guidance.zero123_guidance import load_zero123
 from .zero123_evaluation import NovelViewPairs, baseline_views, one_step_views, sampled_views, scores
@@ -50,4 +52,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main))

@@ -53,7 +53,7 @@ def write_report(
         "notes": _notes(spec, methods, metrics) + _commit_notes(commits),
         "commits": commits or [made_with["commit"]],
         "charts": _write_svgs(out, "score", _score_charts(spec, methods, metrics)),
-        "curves": _write_svgs(out, "loss", _curve_charts(jobs)),
+        "curves": _write_svgs(out, "loss", _curve_charts(jobs, say)),
         "comparisons": _write_comparisons(spec, methods, out, say),
         "runs": [_run_row(job, states[job.id]) for job in jobs],
         "failures": [_failure(job, states[job.id]) for job in jobs if states[job.id].status == FAILED],
@@ -195,27 +195,38 @@ def _score_charts(spec: Spec, methods: Sequence[Method], metrics: Sequence[str])
 
 
 def read_curve(folder: Path) -> list[tuple[float, float]]:
-    """(step, training loss) from the CSV logs of a trial; what a resumed run logged again replaces what stood there."""
+    """(step, training loss) from the CSV logs of a trial; what a resumed run logged again replaces what stood there.
+
+    Raises:
+        UserError: a log is damaged.
+    """
     points: dict[float, float] = {}
     versions = sorted(folder.glob("csv_logs/version_*/metrics.csv"), key=lambda p: int(p.parent.name.split("_")[-1]))
     for path in versions:
-        with open(path, newline="", encoding="utf-8") as file:
-            rows = [row for row in csv.DictReader(file) if row.get("train/loss") and row.get("step")]
-        new = {float(row["step"]): float(row["train/loss"]) for row in rows}
+        try:
+            with open(path, newline="", encoding="utf-8") as file:
+                rows = [row for row in csv.DictReader(file) if row.get("train/loss") and row.get("step")]
+            new = {float(row["step"]): float(row["train/loss"]) for row in rows}
+        except (OSError, ValueError, TypeError, csv.Error) as error:
+            raise UserError(f"{path} is damaged ({error}); its curve is left out") from error
         if new:
             points = {step: loss for step, loss in points.items() if step < min(new)} | new
     curve = sorted(points.items())
     return curve[:: max(1, math.ceil(len(curve) / CURVE_POINTS))]
 
 
-def _curve_charts(jobs: Sequence[Job]) -> dict[str, str]:
+def _curve_charts(jobs: Sequence[Job], say: Callable[[str], None]) -> dict[str, str]:
     found = {}
     for config in dict.fromkeys(job.config for job in jobs):
         own = [job for job in jobs if job.config == config]
         several = len({job.seed for job in own}) > 1
         series = {}
         for job in own:
-            curve = read_curve(Path(job.folder))
+            try:
+                curve = read_curve(Path(job.folder))
+            except UserError as error:
+                say(f"warning: {error}")
+                continue
             if len(curve) > 1:
                 series[f"{job.object} s{job.seed}" if several else job.object] = curve
         if svg := charts.line_chart(f"training loss, {config}", series, charts.colours(["config"] * len(series))):
