@@ -68,10 +68,10 @@ def test_nothing_is_downloaded_unasked(monkeypatch, tmp_path):
 def test_folders_that_are_no_clip(folder, tmp_path):
     with pytest.raises(UserError, match="no prior weights found for 'absent'"):
         load_clip("absent", CPU)
-    with pytest.raises(UserError, match="holds no weights|config.json is missing"):
+    with pytest.raises(UserError, match="config.json is missing"):
         load_clip(str(tmp_path), CPU)
     (tmp_path / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
-    with pytest.raises(UserError, match="config.json|no complete safetensors|do not fit"):
+    with pytest.raises(UserError, match="config.json is missing"):
         load_clip(str(tmp_path), CPU)
     with pytest.raises(UserError, match="takes the folder of a CLIP model or a hub id"):
         load_clip(str(tmp_path / "model.safetensors"), CPU)
