@@ -19,16 +19,25 @@ MIN_ITEMS_PER_PART = 512
 _pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
 
 
-def compiled(function: Callable) -> Callable:
-    """Compile with the GIL released; keep the machine code on disk where a cache folder can be written.
+#: Sums may be reordered into vector lanes (the order is fixed at compile time); NaN and infinity keep their meaning.
+_OPTIONS = {"nogil": True, "fastmath": {"contract", "reassoc", "nsz"}, "error_model": "numpy"}
 
-    Sums may be reordered into vector lanes (the order is fixed at compile time); NaN and infinity keep their meaning.
+
+def compiled(function: Callable) -> Callable:
+    """Compile a kernel with the GIL released; keep the machine code on disk where a cache folder can be written.
+
+    What a kernel calls is ``inlined``. A call would go to whichever copy of the callee the process has linked first:
+    another one where the kernel was compiled than where it was loaded from disk, with other rounding.
     """
-    options = {"nogil": True, "fastmath": {"contract", "reassoc", "nsz"}, "error_model": "numpy"}
     try:
-        return njit(cache=True, **options)(function)
+        return njit(cache=True, **_OPTIONS)(function)
     except RuntimeError:  # numba finds no writable cache folder
-        return njit(**options)(function)
+        return njit(**_OPTIONS)(function)
+
+
+def inlined(function: Callable) -> Callable:
+    """Compile a part of kernels, into each that calls it."""
+    return njit(forceinline=True, **_OPTIONS)(function)
 
 
 def partition(count: int) -> list[tuple[int, int]]:

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .cpu_threads import compiled, partition, run_parts
+from .cpu_threads import compiled, inlined, partition, run_parts
 
 
-@compiled
+@inlined
 def texel(position, size):
     """Lower texel, blend weight of the upper one, and d(texel position)/d(position), which is 0 outside the border."""
     half = np.float32(0.5) * np.float32(size - 1)
@@ -23,7 +23,7 @@ def texel(position, size):
     return lower, u - np.float32(lower), half
 
 
-@compiled
+@inlined
 def _corners(resolution, lower, a, b, offset):
     """Rows of the four texels around a point in the plane of axes a and b, whose rows start at ``offset``."""
     row = offset + lower[b] * resolution[a] + lower[a]
@@ -32,26 +32,26 @@ def _corners(resolution, lower, a, b, offset):
     return row, row + step_a, row + step_b, row + step_a + step_b
 
 
-@compiled
+@inlined
 def _corner_weights(u, v):
     one = np.float32(1.0)
     return (one - u) * (one - v), u * (one - v), (one - u) * v, u * v
 
 
-@compiled
+@inlined
 def _corner_weight_changes(u, v, du, dv):
     """Change of the weights when (u, v) moves by (du, dv)."""
     one = np.float32(1.0)
     return -du * (one - v) - dv * (one - u), du * (one - v) - dv * u, dv * (one - u) - du * v, du * v + dv * u
 
 
-@compiled
+@inlined
 def _scratch(channels):
     """Room for one point: cell, blend weight and slope of each axis, and what the six planes hold there."""
     return np.empty(4, np.int64), np.empty(4, np.float32), np.empty(4, np.float32), np.empty((6, channels), np.float32)
 
 
-@compiled
+@inlined
 def lookup_values(texels, point_index, coords, resolution, lower, fraction, slope, values):
     """Bilinear values of one point in six planes into ``values [6, C]``; fills the axes' cells on the way."""
     channels = texels.shape[1]
@@ -89,7 +89,7 @@ def _forward(texels, coords, resolution, hybrid, features, start, stop):
                 out[c] = values[0, c] * values[1, c] * values[3, c] * in_time
 
 
-@compiled
+@inlined
 def value_gradients(values, grad, hybrid, grads):
     """Gradients ``grads [6, C]`` of the combined feature with respect to the six looked-up values."""
     for c in range(values.shape[1]):
@@ -112,7 +112,7 @@ def value_gradients(values, grad, hybrid, grads):
         grads[5, c] = space * xt * yt
 
 
-@compiled
+@inlined
 def scatter_values(grads, resolution, lower, fraction, grad_texels):
     """Add the gradients of six looked-up values to the four texels each came from."""
     channels = grads.shape[1]
@@ -136,7 +136,7 @@ def scatter_values(grads, resolution, lower, fraction, grad_texels):
             plane += 1
 
 
-@compiled
+@inlined
 def _coordinate_gradient(texels, grads, resolution, lower, fraction, slope, out):
     channels = texels.shape[1]
     for axis in range(4):
@@ -213,7 +213,7 @@ def _slopes_forward(texels, coords, resolution, hybrid, cotangent, slopes, start
         _coordinate_gradient(texels, grads, resolution, lower, fraction, slope, slopes[n])
 
 
-@compiled
+@inlined
 def _lookup_tangents(texels, direction, resolution, lower, fraction, slope, tangents):
     """Change of the six looked-up values along ``direction [4]`` into ``tangents [6, C]``."""
     offset = 0
@@ -231,7 +231,7 @@ def _lookup_tangents(texels, direction, resolution, lower, fraction, slope, tang
             plane += 1
 
 
-@compiled
+@inlined
 def _dual_gradients(values, tangents, cotangent, hybrid, by_tangent, by_value, along):
     """Gradients of ``cotangent . d(feature)`` with respect to tangents and values, and ``d(feature)`` itself.
 
@@ -267,7 +267,7 @@ def _dual_gradients(values, tangents, cotangent, hybrid, by_tangent, by_value, a
         along[c] = dspace * time + space * dtime
 
 
-@compiled
+@inlined
 def _scatter_dual(by_tangent, by_value, direction, resolution, lower, fraction, slope, grad_texels):
     channels = by_value.shape[1]
     offset = 0

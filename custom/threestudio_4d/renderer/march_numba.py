@@ -6,12 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..ops.cpu_threads import compiled, partition, run_parts
+from ..ops.cpu_threads import compiled, inlined, partition, run_parts
 from .march import Samples, _lattice_range
 from .occupancy import OccupancyGrid
 
 
-@compiled
+@inlined
 def _occupied(x, y, z, binary, radius, inverse_cell):
     n = binary.shape[0]
     if not (abs(x) <= radius and abs(y) <= radius and abs(z) <= radius):
