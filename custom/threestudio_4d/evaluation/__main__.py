@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from ..arguments import result_file
 from ..atomic import write_text
-from ..errors import UserError
+from ..command import command
 from .protocols import METRICS, PROTOCOLS
 from .result import Result
 
@@ -49,7 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
         choices=["white", "white-mask"],
         help="white: blend by alpha; white-mask: white only where alpha is 0 (as the Consistent4D script can do)",
     )
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write the result as JSON")
+    parser.add_argument("--out", type=result_file, metavar="FILE", help="write the result as JSON")
     parser.add_argument("--lpips", metavar="FOLDER", help="LPIPS weights (by default load/lpips, see fetch lpips)")
     parser.add_argument(
         "--clip", metavar="MODEL", help="folder or hub id of a CLIP model; a hub id is downloaded if need be"
@@ -64,23 +64,13 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Returns the exit status."""
+@command(interrupted="interrupted; nothing was written")
+def main(argv: list[str] | None = None) -> None:
     arguments = build_parser().parse_args(argv)
-    try:
-        if arguments.out is not None:
-            _check_writable(arguments.out)  # minutes of measuring are not lost to a path that cannot be written
-        result = _evaluate(arguments)
-        _print_tables(result)
-        if arguments.out is not None:
-            _write(arguments.out, result)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; nothing was written", file=sys.stderr)
-        return 130
-    return 0
+    result = _evaluate(arguments)
+    _print_tables(result)
+    if arguments.out is not None:
+        _write(arguments.out, result)
 
 
 def _evaluate(arguments: argparse.Namespace) -> Result:
@@ -146,17 +136,6 @@ def _cells(result: Result, values: dict[str, float]) -> list[str]:
 
 def _span(counts: set[int]) -> str:
     return str(min(counts)) if len(counts) == 1 else f"{min(counts)}-{max(counts)}"
-
-
-def _check_writable(path: Path) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
-    if path.is_dir():
-        raise UserError(f"cannot write {path}: it is a folder; --out takes the name of a file")
-    if not os.access(path.parent, os.W_OK):
-        raise UserError(f"cannot write {path}: {path.parent} is not writable")
 
 
 def _write(path: Path, result: Result) -> None:

@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from ..atomic import atomic_folder
-from ..command import run_command
+from ..command import command
 from ..errors import UserError
 from .mvdream_ckpt import build_mvdream, build_text_tower, fill_from_checkpoint, fill_text_tower
 from .network_folder import save_network
@@ -45,19 +44,17 @@ def convert(checkpoint: Path, folder: Path, tokenizer: Path | None = None, dtype
             save_tokenizer(reader, partial / "tokenizer")
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+@command()
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path, help="sd-v2.1-base-4view.pt")
     parser.add_argument("folder", type=Path, help="folder to write")
     parser.add_argument("--tokenizer", type=Path, help="tokenizer folder of a Stable Diffusion 2")
     parser.add_argument("--dtype", choices=["float32", "float16", "bfloat16"], default="float32")
-    options = parser.parse_args(arguments)
-    try:
-        convert(options.checkpoint, options.folder, options.tokenizer, getattr(torch, options.dtype))
-    except UserError as error:
-        raise SystemExit(f"error: {error}") from error
+    options = parser.parse_args(argv)
+    convert(options.checkpoint, options.folder, options.tokenizer, getattr(torch, options.dtype))
     print(f"wrote {options.folder}; use it as system.guidance.pretrained_model_name_or_path={options.folder}")
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    sys.exit(main())

@@ -8,13 +8,12 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from ..atomic import atomic_folder
-from ..command import run_command
+from ..command import command
 from ..errors import UserError
 from .zero123_ckpt import load_zero123_checkpoint
 
@@ -32,16 +31,17 @@ def convert(checkpoint: Path, folder: Path, dtype: torch.dtype = torch.float32) 
         model.save(partial, dtype=dtype, max_shard_size="5GB")
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+@command()
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path, help="zero123-xl.ckpt, or a sibling of the same architecture")
     parser.add_argument("folder", type=Path, help="folder to write")
     parser.add_argument("--dtype", choices=["float32", "float16", "bfloat16"], default="float32")
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     convert(options.checkpoint, options.folder, getattr(torch, options.dtype))
     print(f"wrote {options.folder}; use it as system.guidance.pretrained_model_name_or_path={options.folder}")
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    sys.exit(main())

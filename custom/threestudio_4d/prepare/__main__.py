@@ -17,7 +17,7 @@ if __name__ == "__main__" and not __package__:  # run as a folder: put both pack
     sys.path[:1] = [str(_project / "custom"), str(_project / "extern")]
     runpy.run_module("threestudio_4d.prepare", run_name="__main__", alter_sys=True)
 
-from ..errors import UserError  # noqa: E402
+from ..command import command  # noqa: E402
 from ..paths import train_command  # noqa: E402
 from .background import METHODS  # noqa: E402
 from .choice import DEFAULT_FRAMES, MOST_FRAMES  # noqa: E402
@@ -119,29 +119,18 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: list[str] | None = None) -> int:
+@command(interrupted="interrupted; nothing was written")
+def main(argv: list[str] | None = None) -> None:
     arguments = vars(build_parser().parse_args(argv))
     inputs, out = arguments.pop("input"), arguments.pop("out")
     settings = Settings(**arguments)
-    try:
-        result = prepare(inputs, out, settings)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        where = f" ({error.filename})" if error.filename else ""
-        print(f"error: cannot write {out}: {error.strerror or error}{where}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; nothing was written", file=sys.stderr)
-        return 130
+    result = prepare(inputs, out, settings)
     for warning in result.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     if not settings.quiet:
         for note in result.notes:
             print(f"note: {note}", file=sys.stderr)
     print(summary(result, settings))
-    return 0
 
 
 def summary(result: Prepared, settings: Settings) -> str:

@@ -42,10 +42,10 @@ class Settings:
             raise UserError("--frames takes evenly spaced frames and --stride every so-manieth: give one of them.")
         ranges = {
             "frames": (1, MOST_FRAMES),
-            "stride": (1, None),
-            "start": (0, None),
-            "end": (0, None),
-            "fps": (0.01, None),
+            "stride": (1, 10**6),
+            "start": (0, 10**6),
+            "end": (0, 10**6),
+            "fps": (0.01, 1000),
             "repeat": (1, MOST_FRAMES),
             "fill": (0.1, 1),
             "size": (16, 4096),
@@ -53,8 +53,7 @@ class Settings:
         }
         for name, (least, most) in ranges.items():
             value = getattr(self, name)
-            if value is not None and not (least <= value and (most is None or value <= most)):
-                allowed = f"{least} or more" if most is None else f"from {least} to {most}"
-                raise UserError(f"--{name} is {value:g}; it must be {allowed}.")
+            if value is not None and not least <= value <= most:  # so that nan is refused too
+                raise UserError(f"--{name} is {value:g}; it must be from {least} to {most}.")
         if self.end is not None and self.end < (self.start or 0):
             raise UserError(f"--end ({self.end:g} s) comes before --start ({self.start:g} s).")

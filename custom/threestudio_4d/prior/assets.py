@@ -21,7 +21,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..command import run_command
+from ..arguments import Amount, Count, Rows, checked, pack_file
+from ..command import command
 from ..errors import UserError
 from ..srgb import linear_to_srgb
 from .gltf import Asset, Clip, read_glb
@@ -393,14 +394,15 @@ def pack_assets(
     return skipped
 
 
-def main(arguments: list[str] | None = None) -> None:
+@command()
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="threestudio_4d.prior.assets", description="Pack GLB assets.")
     parser.add_argument("folders", nargs="+", type=Path, help="folders searched for .glb files")
-    parser.add_argument("--out", type=Path, required=True, help="the pack to write (.npz)")
-    parser.add_argument("--poses", type=int, default=45, help="poses kept of each animated asset")
-    parser.add_argument("--clip-frames", type=int, default=0, help="keep whole clips of so many poses instead")
-    parser.add_argument("--max-clips", type=int, help="at most so many clips of each asset (with --clip-frames)")
-    args = parser.parse_args(arguments)
+    parser.add_argument("--out", type=pack_file, required=True, help="the pack to write (.npz)")
+    parser.add_argument("--poses", type=checked(Rows), default=45, help="poses kept of each animated asset")
+    parser.add_argument("--clip-frames", type=checked(Amount), default=0, help="keep whole clips of so many poses")
+    parser.add_argument("--max-clips", type=checked(Count), help="at most, of each asset (with --clip-frames)")
+    args = parser.parse_args(argv)
     for flag, value in (("--poses", args.poses), ("--max-clips", args.max_clips or 1)):
         if value < 1:
             parser.error(f"{flag} must be at least 1, not {value}")
@@ -416,4 +418,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    sys.exit(main())

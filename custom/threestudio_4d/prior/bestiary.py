@@ -11,12 +11,12 @@ import argparse
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import trimesh
 
-from ..command import run_command
+from ..arguments import Frames, Rows, Seed, checked, pack_file
+from ..command import command
 from ..srgb import linear_to_srgb
 from .assets import PackedAsset, _normalisation, skin, write_pack
 
@@ -366,16 +366,17 @@ def make_creature(seed: int, frames: int = 24) -> PackedAsset:
     )  # fmt: skip
 
 
-def main(arguments: list[str] | None = None) -> None:
+@command()
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="threestudio_4d.prior.bestiary", description="Pack random creatures.")
-    parser.add_argument("--count", type=int, default=100)
-    parser.add_argument("--frames", type=int, default=24, help="poses of each clip")
-    parser.add_argument("--seed", type=int, default=0, help="number of the first creature")
-    parser.add_argument("--out", type=Path, required=True, help="the pack to write (.npz)")
-    args = parser.parse_args(arguments)
+    parser.add_argument("--count", type=checked(Rows), default=100)
+    parser.add_argument("--frames", type=checked(Frames), default=24, help="poses of each clip")
+    parser.add_argument("--seed", type=checked(Seed), default=0, help="number of the first creature")
+    parser.add_argument("--out", type=pack_file, required=True, help="the pack to write (.npz)")
+    args = parser.parse_args(argv)
     write_pack([make_creature(args.seed + i, args.frames) for i in range(args.count)], args.out)
     print(f"{args.out}: {args.count} creatures, {args.out.stat().st_size / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    sys.exit(main())

@@ -18,7 +18,8 @@ import torch
 
 from threestudio.utils.typing import Tensor
 
-from ..command import run_command
+from ..arguments import Frames, Side, checked
+from ..command import command
 from .assets import _normalisation
 from .rasterise import Shot, render
 from .scenes import PosedMeshes
@@ -281,16 +282,17 @@ def bench_clips(folder: str | Path, frames: int = 32, size: int = 256) -> None:
         write_frames(Path(folder) / name, render_view(meshes, azimuth, size=size))
 
 
-def main(arguments: list[str] | None = None) -> None:
+@command()
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="threestudio_4d.prior.creature", description="Render the walking creature.")
     parser.add_argument("out", type=Path, help="folder for the frames")
     parser.add_argument("--views", action="store_true", help="write ref, az-75, az15, az105 and az195 in folders")
-    parser.add_argument("--frames", type=int, default=32, help="frames of the loop")
-    parser.add_argument("--size", type=int, default=256, help="pixels a side")
-    args = parser.parse_args(arguments)
+    parser.add_argument("--frames", type=checked(Frames), default=32, help="frames of the loop")
+    parser.add_argument("--size", type=checked(Side), default=256, help="pixels a side")
+    args = parser.parse_args(argv)
     (bench_clips if args.views else write_clip)(args.out, args.frames, args.size)
     print(f"{args.frames} frames in {args.out}")
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    sys.exit(main())

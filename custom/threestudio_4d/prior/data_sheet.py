@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 import torch
 from PIL import Image, ImageDraw
 
 from threestudio.utils.typing import Float, Tensor
 
-from ..command import run_command
+from ..arguments import Count, Frames, Rows, Seed, Side, checked, picture_file
+from ..command import command
 from .captions import Captions
 from .clip_sampler import ClipSampler
 from .scenes import PosedMeshes
@@ -53,17 +53,18 @@ def data_rows(
     return rows + [(f"{captions.sentences[c]}, from {azimuth:.0f} deg", images) for c, images, azimuth in pairs]
 
 
-def main(arguments: list[str] | None = None) -> None:
+@command()
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pack", help="a pack with whole clips; several separated by commas")
-    parser.add_argument("sheet", type=Path, help="the picture to write")
-    parser.add_argument("--count", type=int, default=12, help="clips, and sets of views")
-    parser.add_argument("--size", type=int, default=64, help="pixels a side of each picture")
-    parser.add_argument("--frames", type=int, default=8, help="frames of a clip")
-    parser.add_argument("--limit", type=int, help="read at most that many animated assets and as many stills")
+    parser.add_argument("sheet", type=picture_file, help="the picture to write")
+    parser.add_argument("--count", type=checked(Rows), default=12, help="clips, and sets of views")
+    parser.add_argument("--size", type=checked(Side), default=64, help="pixels a side of each picture")
+    parser.add_argument("--frames", type=checked(Frames), default=8, help="frames of a clip")
+    parser.add_argument("--limit", type=checked(Count), help="read at most so many animated assets and stills")
     parser.add_argument("--held-out", action="store_true", help="the assets that training does not see")
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args(arguments)
+    parser.add_argument("--seed", type=checked(Seed), default=0)
+    args = parser.parse_args(argv)
     meshes = PosedMeshes.load(args.pack, limit=args.limit)
     rows = data_rows(meshes, args.count, args.size, args.frames, args.held_out, args.seed)
     args.sheet.parent.mkdir(parents=True, exist_ok=True)
@@ -77,4 +78,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    sys.exit(main())

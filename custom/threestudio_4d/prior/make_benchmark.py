@@ -22,8 +22,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..arguments import Degrees, Frames, Side, checked
 from ..atomic import write_text
-from ..command import run_command
+from ..command import command
 from ..errors import UserError
 from .assets import RADIUS, PackedAsset, read_pack
 from .captions import clip_action, clip_caption
@@ -151,7 +152,8 @@ def write_benchmark(
     write_text(out / "benchmark.json", json.dumps(about, indent=1) + "\n")
 
 
-def main(arguments: list[str] | None = None) -> None:
+@command()
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="threestudio_4d.prior.make_benchmark", description="Write benchmark clips of a pack's held-out assets."
     )
@@ -159,11 +161,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("out", type=Path, help="folder for the clips")
     parser.add_argument("--assets", nargs="+", default=[], help="names of assets, instead of those held out")
     parser.add_argument("--clip", help="part of the clip's name; by default each asset's first clip in the pack")
-    parser.add_argument("--frames", type=int, default=32, help="frames of the loop")
-    parser.add_argument("--size", type=int, default=256, help="pixels a side")
-    parser.add_argument("--heading", type=float, default=HEADING, help="turn of the object about z, in degrees")
+    parser.add_argument("--frames", type=checked(Frames), default=32, help="frames of the loop")
+    parser.add_argument("--size", type=checked(Side), default=256, help="pixels a side")
+    parser.add_argument("--heading", type=checked(Degrees), default=HEADING, help="turn of the object about z, degrees")
     parser.add_argument("--device", default="cpu", help="where to render: cpu or cuda")
-    args = parser.parse_args(arguments)
+    args = parser.parse_args(argv)
     if args.frames < 2 or args.size < 8:
         parser.error("--frames must be at least 2 and --size at least 8")
     choices = choose(read_pack(args.pack), args.assets, args.clip)
@@ -174,4 +176,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    sys.exit(main())

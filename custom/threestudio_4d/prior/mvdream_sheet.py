@@ -11,14 +11,14 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..command import run_command
+from ..arguments import Degrees, Rows, Scale, Seed, Steps, checked, picture_file
+from ..command import command
 from ..guidance.mvdream_guidance import load_mvdream
 from ..guidance.mvdream_model import camera_condition
 from .captions import asset_caption
@@ -56,20 +56,21 @@ def draw_sheet(rows: Tensor, labels: Sequence[str]) -> np.ndarray:
     return np.concatenate(strips)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+@command()
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("prior", help="built-in name, folder or hub id")
-    parser.add_argument("sheet", type=Path)
+    parser.add_argument("sheet", type=picture_file)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--prompts", nargs="+")
     what.add_argument("--pack", help="meshes, whose held-out assets are shown")
-    parser.add_argument("--count", type=int, default=12, help="held-out assets")
-    parser.add_argument("--draws", type=int, default=2, help="samples of each sentence")
-    parser.add_argument("--steps", type=int, default=50, help="of DDIM")
-    parser.add_argument("--guidance-scale", type=float, default=1.5)
-    parser.add_argument("--elevation", type=float, default=0.0, help="of the cameras, degrees")
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args(arguments)
+    parser.add_argument("--count", type=checked(Rows), default=12, help="held-out assets")
+    parser.add_argument("--draws", type=checked(Rows), default=2, help="samples of each sentence")
+    parser.add_argument("--steps", type=checked(Steps), default=50, help="of DDIM")
+    parser.add_argument("--guidance-scale", type=checked(Scale), default=1.5)
+    parser.add_argument("--elevation", type=checked(Degrees), default=0.0, help="of the cameras, degrees")
+    parser.add_argument("--seed", type=checked(Seed), default=0)
+    args = parser.parse_args(argv)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = load_mvdream(args.prior, device, text=True)
     if args.pack:
@@ -89,4 +90,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    sys.exit(main())

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..command import run_command
+from ..arguments import Count, Rows, Scale, Seed, Steps, checked, picture_file
+from ..command import command
 from ..errors import UserError
 from ..guidance.sd_guidance import load_stable_diffusion
 from ..guidance.sd_model import StableDiffusionModel
@@ -79,19 +80,20 @@ def write_sheet(path: Path, captions: list[str], rows: Tensor) -> None:
     cv2.imwrite(str(path), np.concatenate(strips))
 
 
-def main() -> None:
+@command()
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("prior", help="built-in name, folder or hub id")
-    parser.add_argument("sheet", type=Path)
+    parser.add_argument("sheet", type=picture_file)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--pack", help="meshes whose held-out assets are drawn")
     source.add_argument("--prompts", nargs="+")
-    parser.add_argument("--rows", type=int, default=10, help="sentences taken from a pack")
-    parser.add_argument("--limit", type=int, help="at most that many animated assets and stills of the pack")
-    parser.add_argument("--steps", type=int, default=40, help="of DDIM")
-    parser.add_argument("--guidance-scale", type=float, default=1.5)
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
+    parser.add_argument("--rows", type=checked(Rows), default=10, help="sentences taken from a pack")
+    parser.add_argument("--limit", type=checked(Count), help="at most that many animated assets and stills of the pack")
+    parser.add_argument("--steps", type=checked(Steps), default=40, help="of DDIM")
+    parser.add_argument("--guidance-scale", type=checked(Scale), default=1.5)
+    parser.add_argument("--seed", type=checked(Seed), default=0)
+    args = parser.parse_args(argv)
     model = load_stable_diffusion(args.prior, "cuda" if torch.cuda.is_available() else "cpu", text=True)
     renders = None
     if args.pack:
@@ -105,4 +107,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    sys.exit(main())

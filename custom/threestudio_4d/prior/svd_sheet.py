@@ -19,7 +19,8 @@ import cv2
 import torch
 from torch import Tensor
 
-from ..command import run_command
+from ..arguments import Bucket, Rows, Scale, Steps, checked, picture_file
+from ..command import command
 from ..guidance.svd_model import SVDModel, load_svd
 from .clip_sampler import ClipSampler
 from .scenes import PosedMeshes
@@ -55,19 +56,20 @@ def draw_sheet(blocks: Sequence[Sequence[Tensor]], gap: int = 6) -> Tensor:
     return (torch.cat(lines, 1).permute(1, 2, 0).clamp(0, 1) * 255).round().byte().cpu()
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+@command()
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("prior", help="built-in name, folder or hub id")
-    parser.add_argument("sheet", type=Path)
+    parser.add_argument("sheet", type=picture_file)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--pack", help="assets with whole clips; the held-out ones are shown")
     source.add_argument("--data", type=Path, help="folder of <object>/ref/<frame>.png")
-    parser.add_argument("--rows", type=int, default=6, help="clips on the sheet, of different objects")
-    parser.add_argument("--clips", type=int, default=64, help="clips of the pack that are scored")
-    parser.add_argument("--steps", type=int, default=25, help="of the sampler")
-    parser.add_argument("--max-guidance-scale", type=float, default=2.0)
-    parser.add_argument("--buckets", type=float, nargs="*", default=[], help="motion buckets to sample at")
-    args = parser.parse_args(arguments)
+    parser.add_argument("--rows", type=checked(Rows), default=6, help="clips on the sheet, of different objects")
+    parser.add_argument("--clips", type=checked(Rows), default=64, help="clips of the pack that are scored")
+    parser.add_argument("--steps", type=checked(Steps), default=25, help="of the sampler")
+    parser.add_argument("--max-guidance-scale", type=checked(Scale), default=2.0)
+    parser.add_argument("--buckets", type=checked(Bucket), nargs="*", default=[], help="motion buckets to sample at")
+    args = parser.parse_args(argv)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = load_svd(args.prior, device)
     if args.pack:
@@ -97,4 +99,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    sys.exit(main())

@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..command import run_command
+from ..arguments import Count, Rows, Scale, Seed, Steps, checked, picture_file
+from ..command import command
 from ..errors import UserError
 from ..guidance.t2v_model import TextToVideoModel, load_t2v
 from ..video_files import write_video
@@ -105,21 +106,22 @@ def write_sheet(path: Path, captions: list[str], rows: Tensor) -> None:
         cv2.imwrite(str(path), cv2.cvtColor(still_sheet(captions, rows), cv2.COLOR_RGB2BGR))
 
 
-def main() -> None:
+@command()
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("prior", help="built-in name, folder or hub id")
-    parser.add_argument("sheet", type=Path)
+    parser.add_argument("sheet", type=picture_file)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--pack", help="sentences from, and true clips of, its clips")
     source.add_argument("--prompts", nargs="+")
     parser.add_argument("--training", action="store_true", help="clips of assets that the prior was trained on")
-    parser.add_argument("--limit", type=int, help="at most so many animated assets of the pack")
-    parser.add_argument("--rows", type=int, default=8, help="sentences of a pack")
-    parser.add_argument("--samples", type=int, default=2, help="clips drawn for each sentence")
-    parser.add_argument("--steps", type=int, default=40, help="of DDIM")
-    parser.add_argument("--guidance-scale", type=float, default=4.0)
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
+    parser.add_argument("--limit", type=checked(Count), help="at most so many animated assets of the pack")
+    parser.add_argument("--rows", type=checked(Rows), default=8, help="sentences of a pack")
+    parser.add_argument("--samples", type=checked(Rows), default=2, help="clips drawn for each sentence")
+    parser.add_argument("--steps", type=checked(Steps), default=40, help="of DDIM")
+    parser.add_argument("--guidance-scale", type=checked(Scale), default=4.0)
+    parser.add_argument("--seed", type=checked(Seed), default=0)
+    args = parser.parse_args(argv)
     model = load_t2v(args.prior, "cuda" if torch.cuda.is_available() else "cpu")
     prompts, truth = args.prompts, None
     if args.pack:
@@ -131,4 +133,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    sys.exit(main())

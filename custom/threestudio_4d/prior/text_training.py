@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .training import TrainingConfig
+from ..arguments import Amount, Scale, Share, Side
+from .training import NumberList, TrainingConfig
 
 
 @dataclass(kw_only=True)
@@ -26,14 +27,14 @@ class TextTrainingConfig(TrainingConfig):
 
     pack: str
     text: str = "clip-tiny"
-    limit: int = 0
+    limit: Amount = 0
     initial: str | None = None
-    image_size: int = 64
-    channels: str
-    text_dropout: float = 0.1
-    terminal_share: float = 0.05
-    jitter_steps: int = 50
-    evaluation_scale: float = 1.5
+    image_size: Side = 64
+    channels: NumberList
+    text_dropout: Share = 0.1
+    terminal_share: Share = 0.05
+    jitter_steps: Amount = 50
+    evaluation_scale: Scale = 1.5
 
     @property
     def widths(self) -> tuple[int, ...]:

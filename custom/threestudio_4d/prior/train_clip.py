@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..command import run_command
+from ..arguments import Amount, Count, Share, Side, Steps
+from ..command import command
 from .captions import TEMPLATES, Captions
 from .clip_evaluation import caption_retrieval, picture_features, view_accuracy
 from .clip_model import ImageTextModel
@@ -47,14 +48,14 @@ class ClipTrainingConfig(TrainingConfig):
     """
 
     pack: str
-    limit: int = 0
-    image_size: int = 64
-    width: int = 192
-    layers: int = 4
-    vocab_size: int = 2048
-    view_share: float = 0.4
-    jitter_steps: int = 20
-    evaluation_pictures: int = 2048
+    limit: Amount = 0
+    image_size: Side = 64
+    width: Side = 192
+    layers: Steps = 4
+    vocab_size: Count = 2048
+    view_share: Share = 0.4
+    jitter_steps: Amount = 20
+    evaluation_pictures: Count = 2048
 
 
 def contrastive_loss(image: Tensor, text: Tensor, scale: Tensor, positive: Tensor) -> Tensor:
@@ -154,10 +155,11 @@ class ClipTask:
         average.save(folder, int8=True)  # what other priors are trained with is what ships
 
 
-def main() -> None:
-    config = parse_config(ClipTrainingConfig, __doc__, minutes=2.0, batch_size=2048, evaluate_minutes=0.5)
+@command()
+def main(argv: list[str] | None = None) -> None:
+    config = parse_config(ClipTrainingConfig, __doc__, argv, minutes=2.0, batch_size=2048, evaluate_minutes=0.5)
     train(lambda device, seed: ClipTask(config, device, seed), config)
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    sys.exit(main())

@@ -27,7 +27,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..command import run_command
+from ..arguments import Amount, Count, Rows, Share, Side
+from ..command import command
 from ..diffusion.lgm.checkpoint import load_lgm, save_lgm
 from ..diffusion.lgm.model import LGMModel
 from ..diffusion.lgm.picture import sides_of_pictures
@@ -39,7 +40,7 @@ from .lgm_networks import build_lgm_tiny
 from .rasterise import camera_to_world
 from .scenes import PosedMeshes
 from .splat_sampler import SIDES, SplatSampler, SplatViews
-from .training import TrainingConfig, parse_config, train
+from .training import NumberList, TrainingConfig, Weight, parse_config, train
 from .zero123_evaluation import NovelViewPairs
 
 
@@ -63,18 +64,18 @@ class LGMTrainingConfig(TrainingConfig):
     """
 
     pack: str
-    limit: int = 0
+    limit: Amount = 0
     zero123: str = "zero123-tiny"
     benchmark: str | None = None
     initial: str | None = None
-    image_size: int = 64
-    channels: str = "64,128,160,160"
-    further: int = 4
-    drawn_share: float = 0.5
-    single_share: float = 0.25
-    jitter_steps: int = 20
-    opacity_weight: float = 0.5
-    evaluation_scenes: int = 128
+    image_size: Side = 64
+    channels: NumberList = "64,128,160,160"
+    further: Rows = 4
+    drawn_share: Share = 0.5
+    single_share: Share = 0.25
+    jitter_steps: Amount = 20
+    opacity_weight: Weight = 0.5
+    evaluation_scenes: Count = 128
     backend: str = "auto"
 
 
@@ -175,10 +176,11 @@ class LGMTask:
         return poses.view(count, SIDES, 4, 4)
 
 
-def main() -> None:
-    config = parse_config(LGMTrainingConfig, __doc__, batch_size=128, learning_rate=1e-3, ema_decay=0.999)
+@command()
+def main(argv: list[str] | None = None) -> None:
+    config = parse_config(LGMTrainingConfig, __doc__, argv, batch_size=128, learning_rate=1e-3, ema_decay=0.999)
     train(lambda device, seed: LGMTask(config, device, seed), config)
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    sys.exit(main())

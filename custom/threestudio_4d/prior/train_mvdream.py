@@ -20,7 +20,8 @@ import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
-from ..command import run_command
+from ..arguments import Count
+from ..command import command
 from ..guidance.mvdream_model import VIEWS, MVDreamModel, camera_condition
 from ..guidance.score_distillation import add_noise, v_from_eps_x0
 from .captions import TEMPLATES, Captions
@@ -41,7 +42,7 @@ from .scenes import PosedMeshes
 from .sd_evaluation import sample_scores
 from .sentence_table import SentenceTable
 from .text_training import TextTrainingConfig
-from .training import draw_timesteps, parse_config, train
+from .training import NumberList, draw_timesteps, parse_config, train
 from .view_sampler import ViewSampler
 
 
@@ -54,9 +55,9 @@ class MVDreamTrainingConfig(TextTrainingConfig):
         evaluation_draws: samples for each sentence, at the end.
     """
 
-    channels: str = "48,96,96"
-    evaluation_groups: int = 512
-    evaluation_draws: int = 4
+    channels: NumberList = "48,96,96"
+    evaluation_groups: Count = 512
+    evaluation_draws: Count = 4
 
 
 class MVDreamTask:
@@ -161,10 +162,11 @@ class MVDreamTask:
         average.save(folder)
 
 
-def main() -> None:
-    config = parse_config(MVDreamTrainingConfig, __doc__, minutes=12.0, batch_size=256, evaluate_minutes=2.0)
+@command()
+def main(argv: list[str] | None = None) -> None:
+    config = parse_config(MVDreamTrainingConfig, __doc__, argv, minutes=12.0, batch_size=256, evaluate_minutes=2.0)
     train(lambda device, seed: MVDreamTask(config, device, seed), config)
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    sys.exit(main())

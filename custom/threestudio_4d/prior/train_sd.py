@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
-from ..command import run_command
+from ..arguments import Amount, Count, Share
+from ..command import command
 from ..guidance.score_distillation import add_noise, v_from_eps_x0
 from ..guidance.sd_model import StableDiffusionModel
 from .captions import TEMPLATES, Captions
@@ -30,7 +31,7 @@ from .sd_evaluation import CaptionedPictures, denoising_losses, one_step_psnr, s
 from .sd_networks import build_sd_tiny
 from .sentence_table import SentenceTable
 from .text_training import TextTrainingConfig
-from .training import draw_timesteps, parse_config, train
+from .training import NumberList, draw_timesteps, parse_config, train
 from .view_sampler import ViewSampler
 from .view_words import VIEW_WORDS, draw_views, view_numbers
 
@@ -44,10 +45,10 @@ class SdTrainingConfig(TextTrainingConfig):
         evaluation_pictures: renders that the final scores are measured on, of each split.
     """
 
-    channels: str = "48,96,96"
-    view_share: float = 0.5
-    jitter_steps: int = 0
-    evaluation_pictures: int = 2048
+    channels: NumberList = "48,96,96"
+    view_share: Share = 0.5
+    jitter_steps: Amount = 0
+    evaluation_pictures: Count = 2048
 
 
 class SdTask:
@@ -146,12 +147,13 @@ class SdTask:
         average.save(folder)
 
 
-def main() -> None:
+@command()
+def main(argv: list[str] | None = None) -> None:
     config = parse_config(
-        SdTrainingConfig, __doc__, minutes=12.0, batch_size=512, learning_rate=1e-3, evaluate_minutes=2.0
+        SdTrainingConfig, __doc__, argv, minutes=12.0, batch_size=512, learning_rate=1e-3, evaluate_minutes=2.0
     )
     train(lambda device, seed: SdTask(config, device, seed), config)
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    sys.exit(main())

@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKLTemporalDecoder
 from torch import Tensor
 
-from ..command import run_command
+from ..arguments import Amount, Count, Frames, Scale, Share, Side
+from ..command import command
 from ..guidance import edm
 from ..guidance.svd_model import SVDCondition, SVDModel
 from .clip_sampler import ClipSampler
@@ -34,7 +35,7 @@ from .svd_evaluation import (
     scores,
 )
 from .svd_networks import build_svd_tiny, motion_bucket
-from .training import TrainingConfig, parse_config, stage_config, train_stages
+from .training import BatchSize, LearningRate, Minutes, TrainingConfig, Weight, parse_config, stage_config, train_stages
 
 LATENT_CLIPS = 32
 
@@ -60,20 +61,20 @@ class SVDTrainingConfig(TrainingConfig):
     pack: str
     benchmark: str | None = None
     initial: str | None = None
-    vae_minutes: float = 3.0
-    vae_max_steps: int = 10**9
-    vae_batch_size: int = 64
-    vae_learning_rate: float = 1e-3
-    kl_weight: float = 1e-4
-    frames: int = 14
-    image_size: int = 64
-    jitter_steps: int = 20
-    permute_share: float = 0.5
-    condition_dropout: float = 0.1
-    log_sigma_mean: float = 0.7
-    log_sigma_std: float = 1.6
-    terminal_share: float = 0.1
-    validation_clips: int = 256
+    vae_minutes: Minutes = 3.0
+    vae_max_steps: Count = 10**9
+    vae_batch_size: BatchSize = 64
+    vae_learning_rate: LearningRate = 1e-3
+    kl_weight: Weight = 1e-4
+    frames: Frames = 14
+    image_size: Side = 64
+    jitter_steps: Amount = 20
+    permute_share: Share = 0.5
+    condition_dropout: Share = 0.1
+    log_sigma_mean: Scale = 0.7
+    log_sigma_std: Weight = 1.6
+    terminal_share: Share = 0.1
+    validation_clips: Count = 256
 
 
 def autoencoder_loss(vae: AutoencoderKLTemporalDecoder, video: Tensor, noise: Tensor, kl_weight: float) -> Tensor:
@@ -229,8 +230,9 @@ class VideoTask(_ClipTask):
         average.save(folder)
 
 
-def main() -> None:
-    config = parse_config(SVDTrainingConfig, __doc__, batch_size=192, ema_decay=0.999)
+@command()
+def main(argv: list[str] | None = None) -> None:
+    config = parse_config(SVDTrainingConfig, __doc__, argv, batch_size=192, ema_decay=0.999)
     autoencoder = stage_config(
         config,
         "vae",
@@ -248,4 +250,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    sys.exit(main())

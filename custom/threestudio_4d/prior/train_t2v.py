@@ -20,7 +20,8 @@ import torch.nn.functional as F
 from diffusers import UNet3DConditionModel
 from torch import Tensor
 
-from ..command import run_command
+from ..arguments import Count, Frames, Scale, Share, Steps
+from ..command import command
 from ..errors import UserError
 from ..guidance.score_distillation import add_noise, v_from_eps_x0
 from ..guidance.t2v_model import TextToVideoModel
@@ -35,7 +36,17 @@ from .sentence_table import SentenceTable
 from .t2v_evaluation import CaptionedClips, denoising_losses, one_step_clips, psnr, sample_clips, sample_scores
 from .t2v_networks import FRAMES, build_t2v_tiny
 from .text_training import TextTrainingConfig
-from .training import draw_timesteps, parse_config, stage_config, train_stages
+from .training import (
+    BatchSize,
+    LearningRate,
+    Minutes,
+    NumberList,
+    Weight,
+    draw_timesteps,
+    parse_config,
+    stage_config,
+    train_stages,
+)
 from .view_sampler import ViewSampler
 from .view_words import VIEW_WORDS, draw_views
 
@@ -62,21 +73,21 @@ class T2vTrainingConfig(TextTrainingConfig):
         evaluation_steps: steps of DDIM of the samples that are scored.
     """
 
-    picture_minutes: float = 6.0
-    picture_max_steps: int = 10**9
-    picture_batch_size: int = 1024
-    picture_learning_rate: float = 1e-3
-    frames: int = FRAMES
-    strides: str = "2"
-    channels: str = "96,96"
-    still_share: float = 0.05
-    action_share: float = 0.85
-    view_share: float = 0.5
-    timestep_shift: float = 2.0
-    recoloured_share: float = 0.1
-    evaluation_clips: int = 256
-    evaluation_steps: int = 30
-    evaluation_scale: float = 4.0
+    picture_minutes: Minutes = 6.0
+    picture_max_steps: Count = 10**9
+    picture_batch_size: BatchSize = 1024
+    picture_learning_rate: LearningRate = 1e-3
+    frames: Frames = FRAMES
+    strides: NumberList = "2"
+    channels: NumberList = "96,96"
+    still_share: Share = 0.05
+    action_share: Share = 0.85
+    view_share: Share = 0.5
+    timestep_shift: Weight = 2.0
+    recoloured_share: Share = 0.1
+    evaluation_clips: Count = 256
+    evaluation_steps: Steps = 30
+    evaluation_scale: Scale = 4.0
 
 
 def shifted(t: Tensor, last: int, shift: float) -> Tensor:
@@ -241,9 +252,10 @@ def train_t2v(config: T2vTrainingConfig) -> None:
     train_stages(stages)
 
 
-def main() -> None:
-    train_t2v(parse_config(T2vTrainingConfig, __doc__, minutes=12.0, batch_size=128, evaluate_minutes=2.0))
+@command()
+def main(argv: list[str] | None = None) -> None:
+    train_t2v(parse_config(T2vTrainingConfig, __doc__, argv, minutes=12.0, batch_size=128, evaluate_minutes=2.0))
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    sys.exit(main())

@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..command import run_command
+from ..arguments import Amount, Share, Side
+from ..command import command
 from ..guidance.zero123_model import Zero123Model, camera_vector
 from .jitter import ShapeJitter
 from .pairs import PairSampler
@@ -41,10 +42,10 @@ class Zero123TrainingConfig(TrainingConfig):
     pack: str
     benchmark: str | None = None
     initial: str | None = None
-    jitter_steps: int = 20
-    image_size: int = 64
-    condition_dropout: float = 0.1
-    terminal_share: float = 0.1
+    jitter_steps: Amount = 20
+    image_size: Side = 64
+    condition_dropout: Share = 0.1
+    terminal_share: Share = 0.1
 
 
 def diffusion_loss(
@@ -121,10 +122,11 @@ class Zero123Task:
         average.save(folder)
 
 
-def main() -> None:
-    config = parse_config(Zero123TrainingConfig, __doc__, batch_size=512)
+@command()
+def main(argv: list[str] | None = None) -> None:
+    config = parse_config(Zero123TrainingConfig, __doc__, argv, batch_size=512)
     train(lambda device, seed: Zero123Task(config, device, seed), config)
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    sys.exit(main())

@@ -15,13 +15,35 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, get_type_hints
+from types import NoneType, UnionType
+from typing import Annotated, Any, Protocol, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import torch
 import torch.distributed as dist
+from annotated_types import Interval
 from torch import Tensor, nn
 
+from ..arguments import Count, Seed, Share, checked
 from ..atomic import atomic_file, atomic_folder, write_text
+
+#: names for annotations that several trainings share
+Minutes = Annotated[float, Interval(gt=0, le=1e9)]
+BatchSize = Annotated[int, Interval(ge=1, le=2**20)]
+LearningRate = Annotated[float, Interval(gt=0, le=10)]
+Weight = Annotated[float, Interval(ge=0, le=1e6)]
+
+
+class Numbers:
+    """True for whole numbers with commas between, each from 1 to 4096."""
+
+    def __call__(self, text: str) -> bool:
+        return all(part.strip().isdecimal() and 0 < int(part) <= 4096 for part in text.split(","))
+
+    def __str__(self) -> str:
+        return "whole numbers from 1 to 4096 with commas between, as in 48,96,96"
+
+
+NumberList = Annotated[str, Numbers()]
 
 
 class PriorTask(Protocol):
@@ -59,40 +81,43 @@ class TrainingConfig:
     """
 
     out: str
-    minutes: float = 15.0
-    call_minutes: float = 1e9
-    batch_size: int = 256
-    learning_rate: float = 8e-4
-    weight_decay: float = 0.01
-    warmup_steps: int = 300
-    ema_decay: float = 0.9995
-    evaluate_minutes: float = 1.5
-    max_steps: int = 10**9
+    minutes: Minutes = 15.0
+    call_minutes: Minutes = 1e9
+    batch_size: BatchSize = 256
+    learning_rate: LearningRate = 8e-4
+    weight_decay: Share = 0.01
+    warmup_steps: Count = 300
+    ema_decay: Share = 0.9995
+    evaluate_minutes: Annotated[float, Interval(ge=0, le=1e9)] = 1.5
+    max_steps: Count = 10**9
     compile: bool = True
-    seed: int = 0
+    seed: Seed = 0
 
 
 ConfigT = TypeVar("ConfigT", bound=TrainingConfig)
 
 
-def parse_config(config_class: type[ConfigT], description: str | None, **defaults: Any) -> ConfigT:
+def parse_config(
+    config_class: type[ConfigT], description: str | None, argv: list[str] | None = None, **defaults: Any
+) -> ConfigT:
     """A config from the command line: every field is a flag, ``--batch-size 256``, ``--no-compile``.
 
     Args:
-        config_class: a dataclass; fields without a default are required.
+        config_class: a dataclass; fields without a default are required. Values are checked against annotations.
         defaults: other defaults than those of the class.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    types = get_type_hints(config_class)
+    types = get_type_hints(config_class, include_extras=True)
     for field in fields(config_class):
         flag = "--" + field.name.replace("_", "-")
         default = defaults.get(field.name, field.default)
         if types[field.name] is bool:
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=default)
         else:
-            kind = types[field.name] if types[field.name] in (int, float) else str
-            parser.add_argument(flag, type=kind, default=default, required=default is MISSING)
-    return config_class(**vars(parser.parse_args()))
+            optional = [hint for hint in get_args(types[field.name]) if hint is not NoneType]
+            hint = optional[0] if get_origin(types[field.name]) in (Union, UnionType) else types[field.name]
+            parser.add_argument(flag, type=checked(hint), default=default, required=default is MISSING)
+    return config_class(**vars(parser.parse_args(argv)))
 
 
 def stage_config(config: TrainingConfig, stage: str, **changes: Any) -> TrainingConfig:

@@ -12,21 +12,23 @@ from pathlib import Path
 import cv2
 import torch
 
-from ..command import run_command
+from ..arguments import Frames, Scale, Steps, checked, picture_file
+from ..command import command
 from ..evaluation.novel_views import NOVEL_VIEWS
 from ..guidance.zero123_guidance import load_zero123
 from .zero123_evaluation import NovelViewPairs, baseline_views, one_step_views, sampled_views, scores
 
 
-def main() -> None:
+@command()
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("prior", help="built-in name, folder, hub id or checkpoint")
     parser.add_argument("data", type=Path)
-    parser.add_argument("sheet", type=Path)
-    parser.add_argument("--frames", type=int, default=8, help="evenly spaced frames of each object")
-    parser.add_argument("--steps", type=int, default=40, help="of DDIM")
-    parser.add_argument("--guidance-scale", type=float, default=2.0)
-    args = parser.parse_args()
+    parser.add_argument("sheet", type=picture_file)
+    parser.add_argument("--frames", type=checked(Frames), default=8, help="evenly spaced frames of each object")
+    parser.add_argument("--steps", type=checked(Steps), default=40, help="of DDIM")
+    parser.add_argument("--guidance-scale", type=checked(Scale), default=2.0)
+    args = parser.parse_args(argv)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = load_zero123(args.prior, device)
     pairs = NovelViewPairs.load(args.data, model.image_size, args.frames).to(device)
@@ -52,4 +54,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    sys.exit(main())

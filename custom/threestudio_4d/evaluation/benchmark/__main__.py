@@ -20,6 +20,8 @@ import sys
 from pathlib import Path
 from types import FrameType
 
+from ...arguments import Count, Seed, checked
+from ...command import command
 from ...errors import UserError
 from ...paths import project_root
 from .provenance import provenance
@@ -29,7 +31,7 @@ from .runs import FAILED
 from .scores import collect, evaluate_methods
 from .spec import Changes, Spec, make_jobs, make_spec, read_spec
 
-EXIT_OK, EXIT_FAILED_RUNS, EXIT_USER, EXIT_INTERRUPTED = 0, 1, 2, 130
+EXIT_OK, EXIT_FAILED_RUNS = 0, 1
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -43,13 +45,13 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--config", nargs="+", metavar="FILE", help="configs, instead of a benchmark file")
     add("--data", metavar="FOLDER", help="<object>/<view>/<frame>.png; needed with --config")
     add("--objects", nargs="+", metavar="NAME", help="only these objects")
-    add("--seeds", nargs="+", type=int, metavar="N", help="seeds (default: 0)")
+    add("--seeds", nargs="+", type=checked(Seed), metavar="N", help="seeds (default: 0)")
     add("--protocol", metavar="NAME", help="of the evaluator (default: bench4d)")
     add("--metrics", nargs="+", metavar="NAME", help="instead of the protocol's; psnr ssim iou flicker need no network")
     add("--out", type=Path, metavar="FOLDER", help="default: outputs/benchmarks/<name>")
-    add("--workers", type=int, metavar="N",
+    add("--workers", type=checked(Count), metavar="N",
         help="runs at a time, spread over GPUs or cores (default: 1; Ray: what it has)")  # fmt: skip
-    add("--threads", type=int, metavar="N", help="CPU threads of a run (default: cores / workers)")
+    add("--threads", type=checked(Count), metavar="N", help="CPU threads of a run (default: cores / workers)")
     add("--ray", nargs="?", const="", metavar="ADDRESS",
         help="spread over this machine, or the cluster at ADDRESS, through Ray")  # fmt: skip
     add("--only", nargs="+", default=[], metavar="PATTERN",
@@ -62,10 +64,6 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     overrides = [text for text in argv if re.match(r"[A-Za-z_][\w.]*=", text)]
     args = parser.parse_args([text for text in argv if text not in overrides])
     args.overrides, args.argv = overrides, argv
-    for name, least in (("workers", 1), ("threads", 1)):
-        value = getattr(args, name)
-        if value is not None and value < least:
-            parser.error(f"--{name} must be at least {least}, not {value}")
     return args
 
 
@@ -122,6 +120,7 @@ def run(args: argparse.Namespace) -> int:
     return EXIT_FAILED_RUNS if any(state.status == FAILED for state in states.values()) else EXIT_OK
 
 
+@command(interrupted="stopped; the same command goes on, --report reports on what is done")
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit status."""
 
@@ -133,16 +132,6 @@ def main(argv: list[str] | None = None) -> int:
     before = [signal.signal(getattr(signal, name), stop) for name in names]
     try:
         return run(args)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        return EXIT_USER
-    except OSError as error:
-        where = f" ({error.filename})" if error.filename else ""
-        print(f"error: cannot read or write: {error.strerror or error}{where}", file=sys.stderr, flush=True)
-        return EXIT_USER
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on, --report reports on what is done", file=sys.stderr, flush=True)
-        return EXIT_INTERRUPTED
     finally:
         for name, handler in zip(names, before, strict=True):
             signal.signal(getattr(signal, name), handler)
