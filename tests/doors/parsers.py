@@ -2,10 +2,13 @@
 
 import argparse
 import contextlib
+import io
 import random
 from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
+
+from forked import Ended
 
 NOT_NUMBERS = ("abc", "1e", "nan", "", "[]", "0x10", "1;2", "٣x")
 OUT_OF_RANGE = ("inf", "-inf", "1e300", "-1e300")
@@ -32,6 +35,17 @@ def parser_of(main: Callable[[list[str]], Any]) -> argparse.ArgumentParser:
 def flags(parser: argparse.ArgumentParser) -> list[argparse.Action]:
     """Its options, but for ``--help``."""
     return [a for a in parser._actions if a.option_strings and "--help" not in a.option_strings]
+
+
+def refusal(parser: argparse.ArgumentParser, argv: list[str]) -> Ended | None:
+    """How parsing ends the command, or None if the parser has nothing against the values."""
+    err = io.StringIO()
+    with contextlib.redirect_stderr(err):
+        try:
+            parser.parse_args(argv)
+        except SystemExit as leaving:
+            return Ended(leaving.code, "", err.getvalue(), 0.0, [])
+    return None
 
 
 def _kind(action: argparse.Action) -> type:

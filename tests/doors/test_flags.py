@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 from forked import call, door
-from parsers import bad_flags, parser_of
+from parsers import bad_flags, parser_of, refusal
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA does not survive a fork")
 
@@ -34,9 +34,15 @@ COMMANDS = {
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_values_that_nobody_can_mean(name, tmp_path):
-    main = door(name)
-    found = []
-    for flag, arguments in bad_flags(parser_of(main), random.Random(name), each=2):
-        ended = call(main, tmp_path, COMMANDS[name] + arguments)
+    main, found = door(name), []
+    parser = parser_of(main)
+    for flag, arguments in bad_flags(parser, random.Random(name), each=4):
+        argv = COMMANDS[name] + arguments
+        ended = refusal(parser, argv) or call(main, tmp_path, argv)  # what parsing lets pass, the command must refuse
         found += [(arguments, fault, ended.err[-200:]) for fault in ended.faults(flag)]
     assert not found
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_an_unknown_option(name, tmp_path):
+    assert not call(door(name), tmp_path, [*COMMANDS[name], "--nonsense"]).faults("--nonsense")
