@@ -21,12 +21,12 @@ from typing import Any
 import torch
 from common import environment, measure, write_report
 
-from threestudio_4d.prior.bestiary import make_creature
-from threestudio_4d.prior.clip_sampler import ClipSampler
-from threestudio_4d.prior.jitter import ShapeJitter
-from threestudio_4d.prior.pairs import PairSampler
-from threestudio_4d.prior.scenes import PosedMeshes
-from threestudio_4d.prior.view_sampler import ViewSampler
+from threestudio_4d.tiny_priors.assets.bestiary import make_creature
+from threestudio_4d.tiny_priors.rendering.scenes import PosedMeshes
+from threestudio_4d.tiny_priors.sampling.clip_sampler import ClipSampler
+from threestudio_4d.tiny_priors.sampling.jitter import ShapeJitter
+from threestudio_4d.tiny_priors.sampling.pairs import PairSampler
+from threestudio_4d.tiny_priors.sampling.view_sampler import ViewSampler
 
 SIZES = (64, 128)
 VIEWS = 4

@@ -25,8 +25,8 @@ from torch import Tensor
 
 import threestudio
 from threestudio.utils.misc import set_device
-from threestudio_4d.prior.creature import creature_meshes, render_view
-from threestudio_4d.prior.rasterise import DISTANCE, camera_to_world, on_white
+from threestudio_4d.tiny_priors.assets.creature import creature_meshes, render_view
+from threestudio_4d.tiny_priors.rendering.rasterise import DISTANCE, camera_to_world, on_white
 
 GUIDANCE_RATE = 1e-3  # of the parameters of a guidance that has some
 

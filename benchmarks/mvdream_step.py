@@ -24,11 +24,12 @@ from common import Case, benchmark_guidance
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 
 from threestudio.utils.misc import set_device
-from threestudio_4d.guidance import ldm_layout, mvdream_ckpt
+from threestudio_4d.diffusion.mvdream import checkpoint as mvdream_ckpt
+from threestudio_4d.diffusion.sd.model import StableDiffusionModel
+from threestudio_4d.diffusion.weights import ldm_layout
 from threestudio_4d.guidance.mvdream_guidance import MVDreamGuidance
-from threestudio_4d.guidance.sd_model import StableDiffusionModel
 from threestudio_4d.guidance.vsd_guidance import VSDGuidance
-from threestudio_4d.prior.rasterise import camera_to_world
+from threestudio_4d.tiny_priors.rendering.rasterise import camera_to_world
 
 QUICK_UNET = {
     "sample_size": 8,

@@ -48,9 +48,9 @@ import threestudio
 import threestudio_4d  # noqa: F401  (registers the parts)
 from threestudio.utils.config import load_config
 from threestudio.utils.misc import set_device
-from threestudio_4d.guidance.interpolation.ifnet import IFNet
+from threestudio_4d.diffusion.zero123.model import Zero123Model
 from threestudio_4d.guidance.zero123_guidance import Zero123GuidanceT
-from threestudio_4d.guidance.zero123_model import Zero123Model
+from threestudio_4d.interpolation.ifnet import IFNet
 
 CONFIG = ROOT / "configs" / "consistent4d_zero123xl.yaml"
 STAGES = {"stage 1": (4, 64), "stage 2": (1, 256)}  # views of a step, side of a render

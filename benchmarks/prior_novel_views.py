@@ -24,7 +24,7 @@ from rich.progress import track
 
 from threestudio_4d.evaluation.novel_views import NOVEL_VIEWS, read_clip
 from threestudio_4d.guidance.zero123_guidance import load_zero123
-from threestudio_4d.prior.zero123_evaluation import NovelViewPairs, one_step_views, sampled_views, silhouette
+from threestudio_4d.tiny_priors.zero123.evaluation import NovelViewPairs, one_step_views, sampled_views, silhouette
 
 SIZE = 128  # pixels of what is written: the size that the protocol compares
 

@@ -22,10 +22,10 @@ from common import environment, measure, write_report
 from torch import nn
 
 from threestudio_4d.geometry.cascade_kplanes import CascadeKPlanes
+from threestudio_4d.objective import losses
 from threestudio_4d.ops.planes import interpolate_planes
-from threestudio_4d.renderer.dynerf_volume_renderer import DyNeRFVolumeRenderer
-from threestudio_4d.renderer.occupancy import OccupancyGrid
-from threestudio_4d.system import losses
+from threestudio_4d.renderer.volume.dynerf_volume_renderer import DyNeRFVolumeRenderer
+from threestudio_4d.renderer.volume.occupancy import OccupancyGrid
 
 #: (views, size) of ``PUBLISHED``, which holds ms a step and peak GiB of the original on one H200
 SHAPES = ((1, 64), (4, 64), (1, 128), (1, 256))

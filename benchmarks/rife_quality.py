@@ -18,7 +18,7 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "custom"), str(ROOT / "extern")]
 
-from threestudio_4d.guidance.interpolation.rife import RifeInterpolator  # noqa: E402
+from threestudio_4d.interpolation.rife import RifeInterpolator  # noqa: E402
 
 
 def read_clip(folder: Path, size: int) -> torch.Tensor:

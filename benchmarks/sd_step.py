@@ -26,7 +26,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 import threestudio
 import threestudio_4d  # noqa: F401 - registers the guidances
 from threestudio.utils.misc import set_device
-from threestudio_4d.guidance.sd_model import StableDiffusionModel
+from threestudio_4d.diffusion.sd.model import StableDiffusionModel
 
 IMAGES = (1, 4)
 RENDER_SIZE = 512

@@ -22,8 +22,8 @@ from diffusers import AutoencoderKLTemporalDecoder, EulerDiscreteScheduler, UNet
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from threestudio.utils.misc import set_device
+from threestudio_4d.diffusion.svd.model import SVDModel
 from threestudio_4d.guidance.svd_guidance import SVDGuidance
-from threestudio_4d.guidance.svd_model import SVDModel
 
 FRAMES = 14
 SIZES = [(256, 256), (320, 576), (576, 1024)]  # height, width

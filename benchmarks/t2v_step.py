@@ -23,8 +23,8 @@ from common import Case, benchmark_guidance
 from diffusers import AutoencoderKL, DDIMScheduler, UNet3DConditionModel
 
 from threestudio.utils.misc import set_device
+from threestudio_4d.diffusion.t2v.model import TextToVideoModel
 from threestudio_4d.guidance.t2v_guidance import TextToVideoGuidance
-from threestudio_4d.guidance.t2v_model import TextToVideoModel
 
 FRAMES = 16
 SIZES = [(256, 256), (320, 576)]  # height, width

@@ -20,9 +20,9 @@ import torch
 from common import Case, benchmark_guidance
 
 from threestudio.utils.misc import set_device
-from threestudio_4d.guidance.zero123_ckpt import build_zero123
+from threestudio_4d.diffusion.zero123.checkpoint import build_zero123
+from threestudio_4d.diffusion.zero123.model import Zero123Model
 from threestudio_4d.guidance.zero123_guidance import Zero123GuidanceT
-from threestudio_4d.guidance.zero123_model import Zero123Model
 
 LEVELS = 2
 RENDER_SIZES = {1: 256, 4: 64}  # views of a step -> side of a render, in stage 2 and stage 1

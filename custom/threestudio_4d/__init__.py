@@ -1,8 +1,8 @@
 """threestudio-4d: objects that move, from a clip, as an extension of threestudio.
 
-Importing the package registers its parts with the host (`data`, `geometry`, `renderer`, `guidance`, `system`,
-`export`); a YAML file then names them. Tools that need no host (``python -m threestudio_4d.fetch``) also run where none
-is installed.
+Importing the package registers its parts with the host (`data`, `geometry`, `renderer`, `guidance`,
+`interpolation`, `system`, `results.export`); a YAML file then names them. Tools that need no host
+(``python -m threestudio_4d.fetch``) also run where none is installed.
 """
 
 from importlib.util import find_spec
@@ -32,4 +32,5 @@ def _check_host_version() -> None:
 check_versions()
 if find_spec("threestudio") is not None:
     _check_host_version()
-    from . import data, export, geometry, guidance, renderer, system  # noqa: F401
+    from . import data, geometry, guidance, interpolation, renderer, system  # noqa: F401
+    from .results import export  # noqa: F401

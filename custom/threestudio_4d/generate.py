@@ -43,8 +43,8 @@ from .data.frame_sources import PICTURES, open_source  # noqa: E402
 from .data.framing import bounds, cut_window, window_around  # noqa: E402
 from .data.keying import key_out, plain_background  # noqa: E402
 from .data.picture_file import is_picture_file  # noqa: E402
+from .diffusion.codec import PixelUnshuffleCodec  # noqa: E402
 from .errors import UserError  # noqa: E402
-from .guidance.codec import PixelUnshuffleCodec  # noqa: E402
 from .paths import expand, train_command  # noqa: E402
 from .prepare.background import choose_method, remove_background  # noqa: E402
 from .prepare.choice import MOST_FRAMES  # noqa: E402
@@ -53,7 +53,7 @@ from .prepare.masks import keep_largest  # noqa: E402
 from .prepare.pipeline import to_level  # noqa: E402
 from .prepare.progress import Steps  # noqa: E402
 from .prepare.sheet import checkerboard, over, sheet_columns  # noqa: E402
-from .system.pictures import write_png  # noqa: E402
+from .results.pictures import write_png  # noqa: E402
 from .video_files import write_video  # noqa: E402
 
 RECORD = "generate.json"
@@ -145,7 +145,7 @@ def is_picture(source: str) -> bool:
 
 def clip_from_text(request: Request, steps: Steps) -> np.ndarray:
     """Frames, uint8 ``[F, H, W, 3]``, drawn for the sentence."""
-    from .guidance.t2v_model import load_t2v
+    from .diffusion.t2v.model import load_t2v
 
     device = request.torch_device
     with steps.bar("loading", 1):
@@ -173,7 +173,7 @@ def clip_from_text(request: Request, steps: Steps) -> np.ndarray:
 
 def clip_from_picture(request: Request, steps: Steps) -> np.ndarray:
     """Frames, uint8 ``[F, H, W, 3]``, that go on from the picture."""
-    from .guidance.svd_model import load_svd
+    from .diffusion.svd.model import load_svd
 
     device = request.torch_device
     with steps.bar("reading", 1):

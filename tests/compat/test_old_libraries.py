@@ -11,13 +11,13 @@ import torch
 from transformers import CLIPVisionModelWithProjection
 
 from threestudio_4d import versions
+from threestudio_4d.diffusion.svd.model import load_svd
+from threestudio_4d.diffusion.weights.safe_checkpoint import read_checkpoint
+from threestudio_4d.diffusion.zero123 import model as zero123_model
+from threestudio_4d.diffusion.zero123.model import Zero123Model
 from threestudio_4d.errors import UserError
-from threestudio_4d.guidance import zero123_model
-from threestudio_4d.guidance.safe_checkpoint import read_checkpoint
-from threestudio_4d.guidance.svd_model import load_svd
-from threestudio_4d.guidance.zero123_model import Zero123Model
 from threestudio_4d.ops.planes import select_backend
-from threestudio_4d.prior.zero123_networks import build_zero123_tiny
+from threestudio_4d.tiny_priors.zero123.networks import build_zero123_tiny
 
 WITH_OLD_DIFFUSERS = """
 import builtins

@@ -7,7 +7,7 @@ import pytest
 import torch
 from clip_makers import over, write_video
 
-from threestudio_4d.data.cameras import fixed_cameras
+from threestudio_4d.cameras.sphere import fixed_cameras
 from threestudio_4d.data.clip import load_clip
 
 VIEWS = {"ref": 0.0, "az-75": -75.0, "az15": 15.0, "az105": 105.0, "az195": 195.0}

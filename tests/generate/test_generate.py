@@ -13,8 +13,8 @@ from tiny_t2v import FRAMES, tiny_t2v
 
 from threestudio_4d import generate as tool
 from threestudio_4d.data.clip import load_clip
-from threestudio_4d.guidance.svd_model import SVDModel
-from threestudio_4d.guidance.t2v_model import TextToVideoModel
+from threestudio_4d.diffusion.svd.model import SVDModel
+from threestudio_4d.diffusion.t2v.model import TextToVideoModel
 
 SIZE = 64
 

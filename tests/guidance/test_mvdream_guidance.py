@@ -6,10 +6,10 @@ from tiny_mvdream import TEXT_WIDTH, tiny_mvdream
 
 import threestudio
 from threestudio.utils.misc import set_device
+from threestudio_4d.diffusion.mvdream.model import rescale_std
 from threestudio_4d.guidance import score_distillation as sd
 from threestudio_4d.guidance.mvdream_guidance import MVDreamGuidance
-from threestudio_4d.guidance.mvdream_model import rescale_std
-from threestudio_4d.prior.rasterise import camera_to_world
+from threestudio_4d.tiny_priors.rendering.rasterise import camera_to_world
 
 SCALE = 50.0
 

@@ -5,11 +5,11 @@ import torch
 from tiny_svd import FRAMES, SIZE, tiny_svd
 
 import threestudio
+from threestudio_4d.diffusion.svd import edm
+from threestudio_4d.diffusion.svd.model import SVDModel
 from threestudio_4d.errors import UserError
-from threestudio_4d.guidance import edm
 from threestudio_4d.guidance import score_distillation as sd
 from threestudio_4d.guidance.svd_guidance import NOISE_LEVELS, SVDGuidance
-from threestudio_4d.guidance.svd_model import SVDModel
 
 
 def make(**cfg) -> SVDGuidance:

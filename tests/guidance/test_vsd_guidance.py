@@ -12,7 +12,7 @@ from threestudio_4d.errors import UserError
 from threestudio_4d.guidance import score_distillation as sd
 from threestudio_4d.guidance.sd_guidance import StableDiffusionGuidance
 from threestudio_4d.guidance.vsd_guidance import VSDGuidance
-from threestudio_4d.prior.rasterise import camera_to_world
+from threestudio_4d.tiny_priors.rendering.rasterise import camera_to_world
 
 
 @pytest.fixture(autouse=True)

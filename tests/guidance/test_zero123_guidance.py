@@ -8,12 +8,12 @@ from diffusers import DDIMScheduler
 from tiny_zero123 import tiny_zero123
 
 import threestudio
+from threestudio_4d.diffusion.weights import resolve as prior_weights
+from threestudio_4d.diffusion.weights.ldm_layout import SCHEDULER_CONFIG
+from threestudio_4d.diffusion.zero123.model import Zero123Model
 from threestudio_4d.errors import UserError
-from threestudio_4d.guidance import prior_weights
 from threestudio_4d.guidance import score_distillation as sd
-from threestudio_4d.guidance.ldm_layout import SCHEDULER_CONFIG
 from threestudio_4d.guidance.zero123_guidance import Zero123GuidanceT, load_zero123
-from threestudio_4d.guidance.zero123_model import Zero123Model
 
 CODECS = ["pixels", "latents"]
 FRAMES = 5

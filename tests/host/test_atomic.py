@@ -24,8 +24,8 @@ from threestudio.utils.video import write_video
 from threestudio_4d import video_files
 from threestudio_4d.evaluation.benchmark.pictures import write_jpeg
 from threestudio_4d.evaluation.benchmark.runs import write_json
-from threestudio_4d.export.mesh_files import ColoredMesh, write_glb, write_obj
-from threestudio_4d.system.pictures import write_png
+from threestudio_4d.results.export.mesh_files import ColoredMesh, write_glb, write_obj
+from threestudio_4d.results.pictures import write_png
 
 LIMIT = 4096
 BOTH = pytest.mark.parametrize("atomic", [threestudio.utils.atomic, threestudio_4d.atomic], ids=["host", "extension"])

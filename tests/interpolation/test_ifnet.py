@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import save_file
 
 from threestudio_4d.errors import UserError
-from threestudio_4d.guidance.interpolation.ifnet import IFNet, backward_warp
-from threestudio_4d.guidance.interpolation.weights import expected_shapes, read_state
+from threestudio_4d.interpolation.ifnet import IFNet, backward_warp
+from threestudio_4d.interpolation.weights import expected_shapes, read_state
 
 
 @pytest.fixture(scope="module")

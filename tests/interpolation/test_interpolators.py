@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 
 import threestudio
 from threestudio_4d.errors import UserError
-from threestudio_4d.guidance.interpolation import interpolation_consistency_loss
-from threestudio_4d.guidance.interpolation.ifnet import IFNet
+from threestudio_4d.interpolation import interpolation_consistency_loss
+from threestudio_4d.interpolation.ifnet import IFNet
 from threestudio_4d.paths import find_file
 
 

@@ -9,7 +9,7 @@ from torch import nn
 
 import threestudio
 from threestudio_4d.geometry.cascade_kplanes import CascadeKPlanes
-from threestudio_4d.renderer.dynerf_volume_renderer import DyNeRFVolumeRenderer
+from threestudio_4d.renderer.volume.dynerf_volume_renderer import DyNeRFVolumeRenderer
 
 SMALL = {"grid_size": [[8, 7, 6, 3], [12, 13, 14, 5]], "n_grid_dims": 4}
 

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from threestudio_4d.renderer.compositing import sample_weights, sum_over_rays
-from threestudio_4d.renderer.march import march
-from threestudio_4d.renderer.march_nerfacc import choose, grown
-from threestudio_4d.renderer.occupancy import OccupancyGrid
+from threestudio_4d.renderer.volume.compositing import sample_weights, sum_over_rays
+from threestudio_4d.renderer.volume.march import march
+from threestudio_4d.renderer.volume.march_nerfacc import choose, grown
+from threestudio_4d.renderer.volume.occupancy import OccupancyGrid
 
 STEP = 0.07
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from threestudio_4d.data.cameras import Cameras
+from threestudio_4d.cameras.sphere import Cameras
 from threestudio_4d.errors import UserError
 from threestudio_4d.geometry.gaussians import Gaussians
 from threestudio_4d.renderer.gaussian import splat

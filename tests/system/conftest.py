@@ -18,7 +18,7 @@ from threestudio.systems.rng import RandomState
 from threestudio.utils.base import BaseObject
 from threestudio.utils.config import load_config
 from threestudio.utils.misc import set_device
-from threestudio_4d.prior.zero123_networks import build_zero123_tiny
+from threestudio_4d.tiny_priors.zero123.networks import build_zero123_tiny
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 N_FRAMES = 5

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from threestudio_4d.system import losses
+from threestudio_4d.objective import losses
 
 
 def test_reconstruction_is_the_mean_squared_error_of_each_level():

@@ -5,7 +5,7 @@ import torch
 from omegaconf import OmegaConf
 
 from threestudio_4d.errors import UserError
-from threestudio_4d.system.objective import LossWeights, Overall, PerLevel, select_levels
+from threestudio_4d.objective.weights import LossWeights, Overall, PerLevel, select_levels
 
 
 def build(section, n_levels=2, step=0):

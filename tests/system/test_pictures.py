@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from threestudio_4d.errors import UserError
-from threestudio_4d.system import pictures
+from threestudio_4d.results import pictures
 
 
 def test_straight_alpha_undoes_the_white_composite():

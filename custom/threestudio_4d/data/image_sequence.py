@@ -17,9 +17,9 @@ from threestudio import info, register
 from threestudio.utils.base import Updateable
 from threestudio.utils.config import parse_structured
 
+from ..cameras.sphere import ELEVATION_LAWS, fixed_cameras
 from ..errors import UserError
 from ..values import Count, Number, PerStage, Pixels, Positive, Share, Text
-from .cameras import ELEVATION_LAWS, fixed_cameras
 from .clip import Clip, load_clip
 from .eval_views import TEST_SPLITS, ViewTimeSample, views_for_test, views_for_validation
 from .view_time import RandomViews, Stage, draw_frames, frame_times, stage_at, stages, step_generator

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..cameras.sphere import Cameras, arc_offsets, sample_azimuths, sample_elevations, uniform
 from ..errors import UserError
-from .cameras import Cameras, arc_offsets, sample_azimuths, sample_elevations, uniform
 
 RELATIONS = ("independent", "arc", "run", "same")
 """How the samples of an SDS batch relate: any cameras at one time; one time, neighbouring azimuths; one camera,

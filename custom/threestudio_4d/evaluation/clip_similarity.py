@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from ..diffusion.weights.resolve import resolve_prior
 from ..errors import UserError
-from ..guidance.prior_weights import resolve_prior
 from ..paths import find_file
 from .hashes import file_digest
 
@@ -82,8 +82,8 @@ def load_clip(name: str | None, device: torch.device) -> ClipEmbedder:
     folder = _find_published() if name is None else _find(name)
     from transformers import CLIPModel
 
-    from ..guidance.network_folder import load_network
-    from ..guidance.weight_files import weight_files
+    from ..diffusion.weights.files import weight_files
+    from ..diffusion.weights.network_folder import load_network
 
     model = load_network(CLIPModel, folder).to(device).requires_grad_(False)
     _, files = weight_files(folder)

@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from ..diffusion.weights.safe_checkpoint import read_state_dict
 from ..errors import UserError
-from ..guidance.safe_checkpoint import read_state_dict
 from .hashes import file_digest
 from .i3d import I3D, MINIMUM_FRAMES
 

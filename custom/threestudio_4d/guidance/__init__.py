@@ -1,14 +1,11 @@
-"""Diffusion guidance: priors, the score-distillation mathematics that they share, and frame interpolation.
+"""Score distillation: what diffusion models say of renders, as losses.
 
-``score_distillation`` holds the mathematics as pure functions, ``prior_weights`` the one place that finds the weights
-of any model, ``zero123_model`` and ``zero123_ckpt`` the networks of Zero123 and their original checkpoint layout,
-``zero123_guidance`` the registered ``zero123-guidance-t``, ``interpolation`` RIFE and the consistency loss built on it.
-``mvdream_model``, ``mvdream_ckpt`` and ``mvdream_guidance`` are the same for MVDream, ``vsd_guidance`` adds variational
-score distillation to Stable Diffusion; ``ldm_layout`` and ``ldm_checkpoint`` read what latent-diffusion code has saved.
+``score_distillation`` holds the mathematics as pure functions, ``base`` what all guidances share; then one file a
+prior, each of which registers its guidance. ``text_prompts`` registers ``text-prompt-processor``. The models themselves
+are in :mod:`threestudio_4d.diffusion`.
 """
 
 from . import (  # noqa: F401
-    interpolation,
     mvdream_guidance,
     sd_guidance,
     svd_guidance,

@@ -22,12 +22,12 @@ from threestudio.models.prompt_processors.base import PromptProcessorOutput
 from threestudio.utils.typing import Float, Int, Tensor
 
 from ..batch import check_rest_of_batch
+from ..diffusion.mvdream.checkpoint import has_original_unet, load_folder_with_original_unet, load_mvdream_checkpoint
+from ..diffusion.mvdream.model import MVDREAM_PARTS, MVDreamModel, camera_condition
+from ..diffusion.weights.resolve import resolve_prior
 from ..errors import UserError
 from ..values import Count, Schedule, Share, Text
 from . import score_distillation as sd
-from .mvdream_ckpt import has_original_unet, load_folder_with_original_unet, load_mvdream_checkpoint
-from .mvdream_model import MVDREAM_PARTS, MVDreamModel, camera_condition
-from .prior_weights import resolve_prior
 from .score_distillation import ScoreDistillation
 from .sd_guidance import StableDiffusionGuidance
 
@@ -46,7 +46,7 @@ def load_mvdream(name: str, device: torch.device | str = "cpu", text: bool = Fal
     elif text:
         raise UserError(
             f"{name} holds no tokenizer, so it cannot read sentences by itself: convert it to a folder with "
-            "python -m threestudio_4d.guidance.convert_mvdream, or embed prompts with a text-prompt-processor"
+            "python -m threestudio_4d.diffusion.mvdream.convert, or embed prompts with a text-prompt-processor"
         )
     else:
         model = load_mvdream_checkpoint(weights.path, device=device)

@@ -17,12 +17,12 @@ from threestudio.models.prompt_processors.base import PromptProcessorOutput
 from threestudio.utils.typing import Float, Int, Tensor
 
 from ..batch import check_rest_of_batch
+from ..diffusion.sd.model import StableDiffusionModel
+from ..diffusion.weights.resolve import resolve_prior
 from ..errors import UserError
 from ..values import Schedule, Text
-from .distillation_guidance import PictureGuidance, PromptedGuidance
-from .prior_weights import resolve_prior
+from .base import PictureGuidance, PromptedGuidance
 from .score_distillation import ScoreDistillation
-from .sd_model import StableDiffusionModel
 
 _PARTS = ("unet", "vae", "scheduler")
 

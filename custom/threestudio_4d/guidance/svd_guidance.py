@@ -27,11 +27,11 @@ from threestudio.utils.misc import C
 from threestudio.utils.typing import Float, Int, Tensor
 
 from ..batch import check_rest_of_batch
+from ..diffusion.svd import edm
+from ..diffusion.svd.model import SVDCondition, SVDModel, load_svd
 from ..values import Count, Pixels, Positive, Schedule, Text
-from . import edm
-from .distillation_guidance import DistillationGuidance
+from .base import DistillationGuidance
 from .score_distillation import ScoreDistillation
-from .svd_model import SVDCondition, SVDModel, load_svd
 
 NOISE_LEVELS = 1000
 

@@ -17,10 +17,10 @@ from threestudio.models.prompt_processors.base import PromptProcessorOutput
 from threestudio.utils.typing import Float, Int, Tensor
 
 from ..batch import check_rest_of_batch
+from ..diffusion.t2v.model import CFG_FORMS, TextToVideoModel, load_t2v
 from ..values import Count, Number, Pixels, Schedule, Text
-from .distillation_guidance import PromptedGuidance
+from .base import PromptedGuidance
 from .score_distillation import ScoreDistillation
-from .t2v_model import CFG_FORMS, TextToVideoModel, load_t2v
 
 
 def split_frames(clips: int, frames: int, budget: int, device: torch.device | str) -> tuple[Tensor, Tensor, Tensor]:

@@ -12,9 +12,9 @@ import threestudio
 from threestudio.models.prompt_processors.base import PromptProcessor
 from threestudio.utils.typing import Tensor
 
+from ..diffusion.text import TEXT_PARTS, TextConditioner
+from ..diffusion.weights.resolve import resolve_prior
 from ..values import Text
-from .prior_weights import resolve_prior
-from .text import TEXT_PARTS, TextConditioner
 
 
 @threestudio.register("text-prompt-processor")

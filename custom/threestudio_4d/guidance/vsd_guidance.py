@@ -24,13 +24,13 @@ from threestudio.models.prompt_processors.base import PromptProcessorOutput
 from threestudio.utils.typing import Float, Int, Tensor
 
 from ..batch import check_rest_of_batch
+from ..diffusion.sd.camera_lora import CAMERA_DIM, CameraLora
+from ..diffusion.sd.model import StableDiffusionModel
 from ..errors import UserError
 from ..values import Count, Number, Schedule, Text
 from . import score_distillation as sd
-from .camera_lora import CAMERA_DIM, CameraLora
 from .score_distillation import ScoreDistillation
 from .sd_guidance import StableDiffusionGuidance, load_stable_diffusion
-from .sd_model import StableDiffusionModel
 
 CAMERA_CONDITIONS = ("extrinsics", "mvp")
 

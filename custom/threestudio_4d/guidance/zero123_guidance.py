@@ -20,12 +20,12 @@ import threestudio
 from threestudio.utils.typing import Float, Int, Tensor
 
 from ..batch import check_rest_of_batch
+from ..diffusion.weights.resolve import ZERO123_PARTS, resolve_prior
+from ..diffusion.zero123.checkpoint import load_zero123_checkpoint
+from ..diffusion.zero123.model import Zero123Condition, Zero123Model, camera_vector
 from ..values import Number, Positive, Schedule, Text
-from .distillation_guidance import PictureGuidance
-from .prior_weights import ZERO123_PARTS, resolve_prior
+from .base import PictureGuidance
 from .score_distillation import ScoreDistillation
-from .zero123_ckpt import load_zero123_checkpoint
-from .zero123_model import Zero123Condition, Zero123Model, camera_vector
 
 _PREPARE_BATCH = 8
 

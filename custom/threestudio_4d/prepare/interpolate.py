@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from ..data.clip import premultiply, unpremultiply
-from ..guidance.interpolation.rife import RifeInterpolator
+from ..interpolation.rife import RifeInterpolator
 
 GREY = 0.5
 

@@ -17,7 +17,7 @@ from ..data.frame_sources import FolderSource, open_source
 from ..data.framing import Window, border_warning, common_box, cut_window, square_window, window_around
 from ..errors import UserError
 from ..paths import expand
-from ..system.pictures import write_png
+from ..results.pictures import write_png
 from .background import Cutout, choose_method, looks, remove_background
 from .choice import Choice, choose
 from .edges import foreground_colors

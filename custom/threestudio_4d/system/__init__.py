@@ -1,7 +1,6 @@
-"""One file for each published system: its losses, its schedule and its stages.
+"""One file for each published system: its schedule and its steps, over the terms of ``objective/``.
 
-``consistent4d`` registers ``consistent4d-system``; ``losses`` holds the terms of its objective, ``objective`` weighs
-them by name, and ``pictures`` turns renders into files to look at and to measure.
+``consistent4d`` registers ``consistent4d-system``; ``last_checkpoint`` keeps one ``last.ckpt`` under any launcher.
 """
 
 from . import consistent4d  # noqa: F401

@@ -25,12 +25,12 @@ from threestudio.systems.base import BaseLift3DSystem
 from threestudio.utils.typing import Tensor
 
 from ..errors import UserError
-from ..guidance.interpolation.consistency import interpolation_consistency_loss
+from ..objective import losses
+from ..objective.interpolation import interpolation_consistency_loss
+from ..objective.weights import LossWeights, Overall, PerLevel, Term, select_levels
+from ..results.pictures import Picture, ResultPictures, guidance_sheet
 from ..values import Count, Pixels, Whole
-from . import losses
 from .last_checkpoint import overwrite_last_checkpoint
-from .objective import LossWeights, Overall, PerLevel, Term, select_levels
-from .pictures import Picture, ResultPictures, guidance_sheet
 
 REFERENCE, NOVEL_VIEW = "reference", "sds"
 LOG_NAMES = {REFERENCE: "ref", NOVEL_VIEW: "zero123"}

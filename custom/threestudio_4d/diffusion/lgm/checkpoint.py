@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ...errors import UserError
-from ...guidance.network_folder import load_network, part_folder, save_network, write_index
-from ...guidance.prior_weights import resolve_prior
+from ..weights.network_folder import load_network, part_folder, save_network, write_index
+from ..weights.resolve import resolve_prior
 from .model import LGMModel
 
 LGM_PARTS = ("lgm",)

@@ -12,7 +12,7 @@ from torch import nn
 
 from threestudio.utils.typing import Float, Tensor
 
-from ...data.cameras import camera_rays
+from ...cameras.sphere import camera_rays
 from ...errors import UserError
 from ...geometry.gaussians import Gaussians
 from .unet import AsymmetricUNet

@@ -6,7 +6,7 @@ import torch
 
 from threestudio.utils.typing import Float, Tensor
 
-from ...guidance.zero123_model import Zero123Model, camera_vector
+from ..zero123.model import Zero123Model, camera_vector
 
 TURNS = (0.0, 90.0, 180.0, 270.0)  # azimuths of LGM's views from the first one, in degrees
 

@@ -6,7 +6,7 @@ import torch
 
 from threestudio.utils.typing import Float, Tensor
 
-from ...data.cameras import focal_length
+from ...cameras.sphere import focal_length
 
 
 def world_to_camera(c2w: Float[Tensor, "... 4 4"]) -> Float[Tensor, "... 4 4"]:

@@ -16,9 +16,9 @@ from threestudio.models.renderers.base import VolumeRenderer
 from threestudio.utils.errors import UserError
 from threestudio.utils.ops import chunk_batch, validate_empty_rays
 from threestudio.utils.values import Count, NotNegative, Positive, Whole
-from threestudio_4d.renderer.compositing import sample_weights, sum_over_rays
-from threestudio_4d.renderer.march import march
-from threestudio_4d.renderer.occupancy import OccupancyGrid
+from threestudio_4d.renderer.volume.compositing import sample_weights, sum_over_rays
+from threestudio_4d.renderer.volume.march import march
+from threestudio_4d.renderer.volume.occupancy import OccupancyGrid
 
 __all__ = ["NeRFVolumeRenderer"]
 

@@ -1,0 +1,1 @@
+"""MVDream (Shi et al., ICLR 2024): ``model``, original checkpoints (``checkpoint``), and ``convert``."""

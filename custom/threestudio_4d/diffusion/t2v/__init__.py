@@ -1,0 +1,3 @@
+"""ModelScope's and ZeroScope's text to video: ``model``, and its temporal layers (``temporal_convolution``,
+``temporal_bypass``).
+"""

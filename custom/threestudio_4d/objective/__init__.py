@@ -1,0 +1,1 @@
+"""What systems minimise: terms as pure functions (``losses``, ``interpolation``), weighed by name (``weights``)."""

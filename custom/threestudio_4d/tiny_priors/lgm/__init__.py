@@ -1,0 +1,1 @@
+"""``lgm-tiny``: 3D Gaussians of a picture, or of four views."""

@@ -1,0 +1,1 @@
+"""``mvdream-tiny``: four views of a sentence."""

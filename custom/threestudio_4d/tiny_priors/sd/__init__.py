@@ -1,0 +1,1 @@
+"""``sd-tiny``: a picture of a sentence."""

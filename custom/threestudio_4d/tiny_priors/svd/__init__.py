@@ -1,0 +1,1 @@
+"""``svd-tiny``: a picture set in motion."""

@@ -1,0 +1,1 @@
+"""``t2v-tiny``: a clip of a sentence."""

@@ -1,0 +1,1 @@
+"""``zero123-tiny``: another view of a picture."""
