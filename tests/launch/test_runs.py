@@ -12,6 +12,8 @@ import pytest
 import torch
 from conftest_launch import LAUNCHER, Launched, call, environment
 
+from threestudio.utils.typecheck import checked_modules
+
 TRIAL = Path("outputs/tiny/run")
 TRAIN = ("--config", "tiny.yaml", "--train")
 
@@ -140,6 +142,12 @@ def test_typecheck_finds_a_wrong_shape(workdir):
     short = (*TRAIN, "trainer.max_steps=1", "trainer.limit_test_batches=0")
     assert "FAILED" not in call(workdir, *short).text
     assert "typed FAILED to import: TypeCheckError" in call(workdir, *short, "--typecheck").err
+
+
+def test_typecheck_leaves_what_numba_compiles_alone(repository):
+    modules = checked_modules(repository / "custom" / "threestudio_4d")
+    assert "threestudio_4d.ops.planes" in modules and "threestudio_4d.renderer.volume.march" in modules
+    assert not [name for name in modules if name.endswith("_numba") or name == "threestudio_4d"]
 
 
 def test_last_checkpoint_is_renewed_by_the_clock(workdir):

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from pathlib import Path
 from typing import Any
 
 from threestudio.launching.outcome import EXIT_INTERRUPTED, EXIT_OK, EXIT_TERMINATED, explain
@@ -46,8 +47,9 @@ def _stopped(run: Any, how: str, code: int) -> int:
 
 
 def _check_types_of_everything() -> None:
+    import threestudio
     from threestudio.launching.extensions import custom_folder
     from threestudio.utils.custom_modules import list_custom_modules
     from threestudio.utils.typecheck import install_type_checks
 
-    install_type_checks(["threestudio", *(path.stem for path in list_custom_modules(custom_folder()))])
+    install_type_checks([Path(threestudio.__file__).parent, *list_custom_modules(custom_folder())])

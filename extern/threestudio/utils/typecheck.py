@@ -8,16 +8,34 @@ import functools
 import inspect
 import typing
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 _NEVER_CHECKED = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
-def install_type_checks(packages: list[str]) -> None:
-    """Check every function of ``packages`` that is imported from now on."""
+def install_type_checks(packages: list[Path]) -> None:
+    """Check the functions of packages (folders or single files) imported from now on, but for what numba compiles."""
     from jaxtyping import install_import_hook
 
-    install_import_hook(packages, f"{__name__}.checked")
+    modules = [module for package in packages for module in checked_modules(package)]
+    install_import_hook(modules, f"{__name__}.checked")
+
+
+def checked_modules(package: Path) -> list[str]:
+    """What the import hook is told: the package's name, which stands for everything below it, or its modules' names.
+
+    Functions in ``*_numba`` are left alone, since numba must see them undecorated. A package that has such modules is
+    told module by module, without its ``__init__`` files.
+    """
+    files = sorted(package.rglob("*.py"))
+    if not any(path.stem.endswith("_numba") for path in files):
+        return [package.stem]
+    return [
+        ".".join(path.relative_to(package.parent).with_suffix("").parts)
+        for path in files
+        if path.stem != "__init__" and not path.stem.endswith("_numba")
+    ]
 
 
 def checked(function: Callable) -> Callable:
