@@ -37,9 +37,8 @@ def random_scenes(scenes: int, count: int, sh: int = 1, seed: int = 0, device: s
         return torch.rand(scenes, count, *shape, generator=generator)
 
     quats = torch.randn(scenes, count, 4, generator=generator)
-    gaussians = Gaussians(
-        uniform(3) * 1.6 - 0.8, quats, 0.01 + 0.08 * uniform(3), uniform(), torch.randn(scenes, count, sh, 3)
-    )
+    harmonics = torch.randn(scenes, count, sh, 3, generator=generator)
+    gaussians = Gaussians(uniform(3) * 1.6 - 0.8, quats, 0.01 + 0.08 * uniform(3), uniform(), harmonics)
     return gaussians.map(lambda value: value.to(device).requires_grad_())
 
 
