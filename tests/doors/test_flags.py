@@ -24,6 +24,7 @@ COMMANDS = {
     "tiny_priors.rendering.make_benchmark": ["absent.npz", "out"],
     "tiny_priors.assets.data_sheet": ["absent.npz", "out.png"],
     **{f"tiny_priors.{name}.sheet": ["absent/prior", "out.png", PACK] for name in ("mvdream", "sd", "svd", "t2v")},
+    "tiny_priors.lgm.sheet": ["absent/prior", "absent", "out.png"],
     "tiny_priors.zero123.sheet": ["absent/prior", "absent", "out.png"],
     **{
         f"tiny_priors.{name}.train": [PACK, "--out=out"]
