@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
+import gc
 import os
 import sys
 import tempfile
@@ -31,6 +33,7 @@ def command(interrupted: str = "interrupted") -> Callable[[Main], Callable[..., 
     def decorate(main: Main) -> Callable[..., int]:
         @functools.wraps(main)
         def run(argv: list[str] | None = None) -> int:
+            atexit.register(gc.freeze)  # else the interpreter searches half a million objects for cycles before it ends
             try:
                 return main(argv) or EXIT_OK
             except KeyboardInterrupt:

@@ -1,6 +1,8 @@
 """What films bring along: colour tags, interlacing, cover pictures, varying frame rates, damage."""
 
+import gc
 import os
+import warnings
 from fractions import Fraction
 from pathlib import Path
 
@@ -183,3 +185,16 @@ def test_a_playlist_opens_nothing_else(tmp_path: Path) -> None:
     )
     with pytest.raises(UserError):
         load_clip(str(tmp_path / "a.m3u8"))
+
+
+def test_files_are_closed_by_who_opened_them(tmp_path: Path) -> None:
+    path = tmp_path / "film.mp4"
+    write_video(path, [over(f, (255, 255, 255)) for f in make_clip(3)], "libx264", "yuv420p")
+    (tmp_path / "cut.mp4").write_bytes(path.read_bytes()[:200])
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", ResourceWarning)
+        assert len(open_source(str(path), "key")) == 3
+        with pytest.raises(UserError):
+            open_source(str(tmp_path / "cut.mp4"), "key")
+        gc.collect()
+    assert not [str(warning.message) for warning in told if str(tmp_path) in str(warning.message)]

@@ -1,6 +1,8 @@
 """How commands end: exit status and the one message."""
 
+import atexit
 import errno
+import gc
 import re
 from pathlib import Path
 
@@ -20,6 +22,13 @@ def ends(error, argv=()):
 
 def test_what_main_returns_is_the_exit_status():
     assert command()(lambda argv: None)([]) == 0 and command()(lambda argv: 1)([]) == 1
+
+
+def test_the_end_of_the_interpreter_is_not_held_up(monkeypatch):
+    at_the_end = []
+    monkeypatch.setattr(atexit, "register", at_the_end.append)
+    assert ends(UserError("no such pack")) == 2
+    assert gc.freeze in at_the_end
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,18 @@
 """Mistakes: one clear message each, the right exit status, no traceback, nothing overwritten."""
 
+import errno
 import pickle
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest_launch import LAUNCHER, call
+
+from threestudio.launching.outcome import explain
 
 TRIAL = Path("outputs/tiny/run")
 TRAIN = ("--config", "tiny.yaml", "--train")
@@ -209,3 +213,9 @@ def test_training_that_goes_bad_keeps_the_last_good_checkpoint(trained_copy):
     result.assert_user_error("parameter values (1 of 4 values, NaN)", "After 10 steps", "epoch=0-step=9.ckpt")
     assert last.read_bytes() != before
     assert torch.load(last, weights_only=True)["global_step"] == 9
+
+
+def test_no_room_without_a_name_says_what_is_too_large(capsys):
+    run = SimpleNamespace(cfg={}, trial=None, clean_up=lambda: None)
+    assert explain(OSError(errno.EFBIG, "File too large"), run, verbose=False) == 2
+    assert "error: cannot write a file: it is larger than files may be here" in capsys.readouterr().err

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -15,21 +16,16 @@ from .picture_file import check_pixels
 from .video_color import MATRICES, UNSPECIFIED, is_wide, to_srgb, unknown_tags
 
 
-class _Bytes:
+class _Nameless:
     """A file without its name: FFmpeg cannot take names that are not UTF-8, and is not to follow what they suggest."""
 
-    def __init__(self, path: Path) -> None:
-        self._file = open(path, "rb")  # noqa: SIM115 - closed by close()
-        self.read, self.seek, self.tell, self.close = (
-            self._file.read,
-            self._file.seek,
-            self._file.tell,
-            self._file.close,
-        )
+    def __init__(self, file: BinaryIO) -> None:
+        self.read, self.seek, self.tell = file.read, file.seek, file.tell
 
 
-def _open(path: Path) -> Any:
-    """A PyAV container.
+@contextmanager
+def _open(path: Path) -> Iterator[Any]:
+    """A PyAV container; it and its file are closed at the end of the block.
 
     Raises:
         UserError: PyAV is missing, or ``path`` is no regular file.
@@ -42,7 +38,11 @@ def _open(path: Path) -> Any:
         ) from error
     # A playlist must not open other files or addresses.
     options = {"protocol_whitelist": "none"}
-    return av.open(_Bytes(regular_file(path)), options=options, metadata_errors="replace")
+    with (
+        open(regular_file(path), "rb") as file,
+        av.open(_Nameless(file), options=options, metadata_errors="replace") as container,
+    ):
+        yield container
 
 
 def _decode_errors() -> tuple[type[Exception], ...]:

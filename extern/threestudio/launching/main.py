@@ -1,6 +1,8 @@
 """A run from its arguments to its exit status."""
 
 import argparse
+import atexit
+import gc
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ def main(arguments: argparse.Namespace, overrides: list[str], n_gpus: int, is_up
         is_upstream: the host is an upstream checkout in the working directory.
     """
     run: Any = None
+    atexit.register(gc.freeze)  # else the interpreter searches half a million objects for cycles before it ends
     try:
         if arguments.typecheck:
             _check_types_of_everything()

@@ -57,9 +57,9 @@ def _message(error: BaseException) -> str:
     reason = no_room(error)
     if reason is None or not isinstance(error, OSError):
         return str(error)
-    file = f" to write '{error.filename}'" if error.filename else ""
+    file = f"'{error.filename}'" if error.filename else "a file"
     return (
-        f"{reason[0].upper()}{reason[1:]}{file}. Free some space or set exp_root_dir to another disk. Checkpoints that "
+        f"cannot write {file}: {reason}. Free some space or set exp_root_dir to another disk. Checkpoints that "
         "were saved before are whole, and resume= goes on from them."
     )
 
