@@ -29,6 +29,8 @@ __all__ = [
     "TCNNNetwork",
     "VanillaMLP",
     "create_network_with_input_encoding",
+    "default_encoding",
+    "default_network",
     "get_encoding",
     "get_mlp",
 ]
@@ -40,6 +42,23 @@ _TINYCUDANN_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "sine": torch.sin,
     "squareplus": lambda x: (x + torch.sqrt(x * x + 4)) / 2,
 }
+
+
+def default_encoding() -> dict:
+    """The encoding of upstream's implicit geometries: a hash grid of 16 levels, from 16 to 4,096 texels a side."""
+    return {
+        "otype": "HashGrid",
+        "n_levels": 16,
+        "n_features_per_level": 2,
+        "log2_hashmap_size": 19,
+        "base_resolution": 16,
+        "per_level_scale": 1.447269237440378,
+    }
+
+
+def default_network() -> dict:
+    """The network of upstream's implicit geometries, behind their encoding."""
+    return {"otype": "VanillaMLP", "activation": "ReLU", "n_neurons": 64, "n_hidden_layers": 1}
 
 
 def network_activation(name: str | None) -> Callable[[Tensor], Tensor]:

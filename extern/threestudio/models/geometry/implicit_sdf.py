@@ -11,7 +11,7 @@ from torch import Tensor
 from threestudio import info, register
 from threestudio.models.geometry.base import BaseImplicitGeometry, contract_to_unisphere
 from threestudio.models.geometry.gradients import finite_differences
-from threestudio.models.networks import NetworkConfig, get_encoding, get_mlp
+from threestudio.models.networks import NetworkConfig, default_encoding, default_network, get_encoding, get_mlp
 from threestudio.utils.errors import UserError
 from threestudio.utils.misc import broadcast
 from threestudio.utils.values import Count, Number, Positive, Text, Whole
@@ -34,19 +34,8 @@ class ImplicitSDF(BaseImplicitGeometry):
     class Config(BaseImplicitGeometry.Config):
         n_input_dims: Count = 3
         n_feature_dims: Whole = 3
-        pos_encoding_config: dict = field(
-            default_factory=lambda: {
-                "otype": "HashGrid",
-                "n_levels": 16,
-                "n_features_per_level": 2,
-                "log2_hashmap_size": 19,
-                "base_resolution": 16,
-                "per_level_scale": 1.447269237440378,
-            }
-        )
-        mlp_network_config: Annotated[dict, NetworkConfig] = field(
-            default_factory=lambda: {"otype": "VanillaMLP", "activation": "ReLU", "n_neurons": 64, "n_hidden_layers": 1}
-        )
+        pos_encoding_config: dict = field(default_factory=default_encoding)
+        mlp_network_config: Annotated[dict, NetworkConfig] = field(default_factory=default_network)
         normal_type: Annotated[
             str | None, Literal["finite_difference", "finite_difference_laplacian", "pred", "analytic"] | None
         ] = "finite_difference"
